@@ -1,0 +1,95 @@
+use std::io;
+
+use super::attr::Malformed;
+use super::message::Refusal;
+
+/// A request to nf_tables failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NftError {
+    /// No netfilter netlink socket.
+    #[error("cannot open a netlink netfilter socket: {0}")]
+    Open(#[source] io::Error),
+    /// The kernel refused one request of a transaction, and with it the whole.
+    #[error("the kernel refused to {what}: {source}{}", words(.refusal))]
+    Refused {
+        /// Which one.
+        what: String,
+        /// The error number as an error.
+        source: io::Error,
+        /// What the kernel said.
+        refusal: Refusal,
+    },
+    /// The transaction does not fit into one datagram of the socket.
+    #[error(
+        "a transaction of {bytes} bytes does not fit into the socket's send buffer; raise the \
+         sysctl net.core.wmem_max or give the process CAP_NET_ADMIN in the initial user namespace"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// An attribute does not fit into its 16-bit length.
+    #[error("a request is longer than netlink can carry")]
+    Overlong,
+    /// The socket failed.
+    #[error("cannot {what} over netlink: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// The kernel's answer is missing.
+    #[error("the kernel did not answer when asked to {what}")]
+    NoAnswer {
+        /// What was asked.
+        what: String,
+    },
+    /// The kernel's answer cannot be read.
+    #[error("the kernel's answer when asked to {what} is malformed")]
+    Malformed {
+        /// What was asked.
+        what: String,
+    },
+}
+
+impl NftError {
+    /// The kernel's error number, where it refused.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { refusal, .. } => Some(refusal.errno),
+            _ => None,
+        }
+    }
+
+    pub(super) fn refused(what: &str, refusal: Refusal) -> Self {
+        let source = io::Error::from_raw_os_error(refusal.errno);
+        Self::Refused {
+            what: what.to_owned(),
+            source,
+            refusal,
+        }
+    }
+
+    pub(super) fn malformed(what: &str) -> impl Fn(Malformed) -> Self {
+        move |_| Self::Malformed {
+            what: what.to_owned(),
+        }
+    }
+
+    pub(super) fn io(what: &str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io {
+            what: what.to_owned(),
+            source,
+        }
+    }
+}
+
+fn words(refusal: &Refusal) -> String {
+    refusal
+        .text
+        .as_ref()
+        .map(|text| format!(" ({text})"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,261 @@
+//! Maps from keys to values or verdicts.
+
+use super::attr::{Attr, AttrWriter, Attrs, Malformed};
+use super::expr::{DATA_VALUE, LIST_ELEM, Verdict, read_verdict, write_verdict};
+use super::object::{KeyType, Object};
+
+/// `NFT_SET_MAP`.
+const FLAG_MAP: u32 = 0x8;
+/// `NFT_SET_CONCAT`.
+const FLAG_CONCAT: u32 = 0x80;
+/// `NFT_DATA_VERDICT`.
+const TYPE_VERDICT: u32 = 0xffff_ff00;
+/// Bytes of a register slot.
+const SLOT_LEN: u32 = 4;
+
+/// A map without a limit on its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Map {
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// What its keys are called by `nft list`.
+    pub key_type: KeyType,
+    /// Bytes of a key. One of more than a value side by side has each padded to four bytes.
+    pub key_len: u32,
+    /// Whether the key is values side by side.
+    pub concatenated: bool,
+    /// What keys map to.
+    pub target: MapTarget,
+}
+
+/// What keys map to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapTarget {
+    /// Nothing: it is a set.
+    Nothing,
+    /// Bytes for registers.
+    Value {
+        /// What they are called by `nft list`.
+        kind: KeyType,
+        /// How many.
+        len: u32,
+    },
+    /// What to do with the packet.
+    Verdict,
+}
+
+/// A key of a map with what it maps to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapElement {
+    /// The key.
+    pub key: Vec<u8>,
+    /// What it maps to.
+    pub data: MapData,
+}
+
+/// What a key maps to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapData {
+    /// Bytes.
+    Value(Vec<u8>),
+    /// What to do with the packet.
+    Verdict(Verdict),
+    /// Nothing, or what this module does not speak of.
+    Other,
+}
+
+impl Object for Map {
+    fn write(&self, attrs: &mut AttrWriter) {
+        attrs.string(1, &self.table);
+        attrs.string(2, &self.name);
+        let (target_flag, target) = match self.target {
+            MapTarget::Nothing => (0, None),
+            MapTarget::Value { kind, len } => (FLAG_MAP, Some((kind.0, len))),
+            MapTarget::Verdict => (FLAG_MAP, Some((TYPE_VERDICT, 0))),
+        };
+        let concat_flag = if self.concatenated { FLAG_CONCAT } else { 0 };
+        attrs.u32(3, target_flag | concat_flag);
+        attrs.u32(4, self.key_type.0);
+        attrs.u32(5, self.key_len);
+        if let Some((kind, len)) = target {
+            attrs.u32(6, kind);
+            attrs.u32(7, len);
+        }
+        if self.concatenated {
+            // Every slot as a field of its own: what the kernel needs to know is their sum.
+            attrs.nested(9, |description| {
+                description.nested(2, |fields| {
+                    for _ in 0..self.key_len / SLOT_LEN {
+                        fields.nested(LIST_ELEM, |field| field.u32(1, SLOT_LEN));
+                    }
+                });
+            });
+        }
+        // An id within the transaction; required, though rules find the map by name.
+        attrs.u32(10, 1);
+    }
+
+    fn read(attrs: Attrs<'_>) -> Result<Self, Malformed> {
+        let (mut table, mut name) = (String::new(), String::new());
+        let (mut flags, mut key_type, mut key_len) = (0, 0, 0);
+        let (mut data_type, mut data_len) = (0, 0);
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                1 => table = attr.string(),
+                2 => name = attr.string(),
+                3 => flags = attr.u32()?,
+                4 => key_type = attr.u32()?,
+                5 => key_len = attr.u32()?,
+                6 => data_type = attr.u32()?,
+                7 => data_len = attr.u32()?,
+                _ => {}
+            }
+        }
+        let target = match (flags & FLAG_MAP, data_type) {
+            (0, _) => MapTarget::Nothing,
+            (_, TYPE_VERDICT) => MapTarget::Verdict,
+            _ => MapTarget::Value {
+                kind: KeyType(data_type),
+                len: data_len,
+            },
+        };
+        Ok(Self {
+            table,
+            name,
+            key_type: KeyType(key_type),
+            key_len,
+            concatenated: flags & FLAG_CONCAT != 0,
+            target,
+        })
+    }
+}
+
+/// Elements of a map, as they travel in messages of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MapElements {
+    pub(super) table: String,
+    pub(super) map: String,
+    pub(super) elements: Vec<MapElement>,
+}
+
+impl Object for MapElements {
+    fn write(&self, attrs: &mut AttrWriter) {
+        attrs.string(1, &self.table);
+        attrs.string(2, &self.map);
+        attrs.nested(3, |list| {
+            for element in &self.elements {
+                list.nested(LIST_ELEM, |elem| {
+                    elem.nested(1, |key| key.bytes(DATA_VALUE, &element.key));
+                    match &element.data {
+                        MapData::Value(value) => {
+                            elem.nested(2, |data| data.bytes(DATA_VALUE, value));
+                        }
+                        MapData::Verdict(verdict) => {
+                            elem.nested(2, |data| write_verdict(data, verdict));
+                        }
+                        MapData::Other => {}
+                    }
+                });
+            }
+        });
+    }
+
+    fn read(attrs: Attrs<'_>) -> Result<Self, Malformed> {
+        let (mut table, mut map) = (String::new(), String::new());
+        let mut elements = Vec::new();
+        for attr in attrs {
+            let attr = attr?;
+            match attr.kind {
+                1 => table = attr.string(),
+                2 => map = attr.string(),
+                3 => {
+                    for elem in attr.nested() {
+                        elements.extend(read_element(elem?)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(Self {
+            table,
+            map,
+            elements,
+        })
+    }
+}
+
+/// None for a map's catch-all, which has no key.
+fn read_element(elem: Attr<'_>) -> Result<Option<MapElement>, Malformed> {
+    let Some(key) = elem.nested().find(1)? else {
+        return Ok(None);
+    };
+    let key = key.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
+    let data = match elem.nested().find(2)? {
+        None => MapData::Other,
+        Some(data) => match data.nested().find(DATA_VALUE)? {
+            Some(value) => MapData::Value(value.value.to_vec()),
+            None => read_verdict(data)?.map_or(MapData::Other, MapData::Verdict),
+        },
+    };
+    Ok(Some(MapElement {
+        key: key.value.to_vec(),
+        data,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn round_trip<T: Object>(object: &T) -> T {
+        let mut writer = AttrWriter::default();
+        object.write(&mut writer);
+        let bytes = writer.finish().unwrap();
+        T::read(Attrs::new(&bytes)).unwrap()
+    }
+
+    #[test]
+    fn maps_and_their_elements_read_as_they_were_written() {
+        let value = MapTarget::Value {
+            kind: KeyType::CLASS_ID,
+            len: 4,
+        };
+        for target in [MapTarget::Nothing, value, MapTarget::Verdict] {
+            let map = Map {
+                table: "weft".into(),
+                name: "m".into(),
+                key_type: KeyType::concat(&[KeyType::PROTOCOL, KeyType::PORT]),
+                key_len: 8,
+                concatenated: target != MapTarget::Verdict,
+                target,
+            };
+            assert_eq!(round_trip(&map), map);
+        }
+        let datas = [
+            MapData::Value(vec![1; 8]),
+            MapData::Verdict(Verdict::Goto("c".into())),
+            MapData::Other,
+        ];
+        let elements = MapElements {
+            table: "weft".into(),
+            map: "m".into(),
+            elements: (0..)
+                .zip(datas)
+                .map(|(i, data)| MapElement {
+                    key: vec![i; 4],
+                    data,
+                })
+                .collect(),
+        };
+        assert_eq!(round_trip(&elements), elements);
+    }
+
+    #[test]
+    fn a_concatenated_type_has_six_bits_for_each_field() {
+        let port = KeyType::concat(&[KeyType::IPV4_ADDR, KeyType::PROTOCOL, KeyType::PORT]);
+        assert_eq!(port.0, 7 << 12 | 12 << 6 | 13);
+    }
+}
