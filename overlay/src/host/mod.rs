@@ -1,0 +1,19 @@
+//! What the agent must know of its host: addresses, links, routes and path MTUs, read over
+//! rtnetlink in the network namespace of the calling thread, and word that one of them changed.
+//!
+//! Reading ([`facts`], [`mtu_to`]) and choosing ([`HostFacts::pick_advertise`] and its siblings)
+//! are apart: choosing is pure and works on any [`HostFacts`].
+
+mod facts;
+mod monitor;
+mod path;
+mod pick;
+mod read;
+mod routes;
+
+pub use facts::{HostAddress, HostError, HostFacts, HostLink, is_own_link};
+pub use monitor::{HostMonitor, monitor};
+pub use path::mtu_to;
+pub use pick::{PickError, Purpose};
+pub use read::facts;
+pub use routes::ROUTES_MAX;
