@@ -1,0 +1,288 @@
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::command::{Command, EndpointSpec, NetworkSpec, NodeChange, Proposal, SubnetSpec};
+use crate::model::{Availability, Change, EndpointKind, MacAddr, NodeStatus, Role, Vni};
+use crate::state::State;
+use crate::state::testing::{
+    any_command, endpoint_id, endpoint_spec, init_cluster, network_id, network_spec, node_id,
+    node_spec, proposal,
+};
+
+/// Name and bytes in hexadecimal, one per line: a proposal with each command, then the changes and
+/// the snapshot of [`history`].
+const GOLDEN: &str = include_str!("golden.txt");
+
+fn commands() -> Vec<Command> {
+    let labels = BTreeMap::from([("tier".to_owned(), "web".to_owned())]);
+    vec![
+        Command::Init(Box::new(init_cluster())),
+        Command::AddNode(Box::new(node_spec(2, Role::Worker))),
+        Command::UpdateNode {
+            id: node_id(2),
+            change: Box::new(NodeChange {
+                addr: Some("[2001:db8::2]:2377".parse().unwrap()),
+                data_path_addr: Some("198.18.0.22".parse().unwrap()),
+                underlay_mtu: Some(9000),
+                host_routes: Some(vec!["2001:db8::/32".parse().unwrap()]),
+                availability: Some(Availability::Drain),
+                version: Some("0.2.0".to_owned()),
+                labels_add: labels.clone(),
+                labels_remove: vec!["old".to_owned()],
+            }),
+        },
+        Command::RemoveNode { id: node_id(2) },
+        Command::SetNodeStatus(vec![
+            (node_id(1), NodeStatus::Ready),
+            (node_id(2), NodeStatus::Down),
+        ]),
+        Command::RotateToken {
+            role: Role::Worker,
+            secret: crate::command::JoinSecret([0xcc; 16]),
+        },
+        Command::CreateNetwork(Box::new(NetworkSpec {
+            subnets: vec![SubnetSpec {
+                cidr: "192.168.7.0/24".parse().unwrap(),
+                gateway: Some([192, 168, 7, 254].into()),
+            }],
+            vni: Vni::new(70_000),
+            mtu: Some(1400),
+            internal: true,
+            multicast: true,
+            allow_overlap: true,
+            labels: labels.clone(),
+            ..network_spec(1, "web")
+        })),
+        Command::RemoveNetwork { id: network_id(1) },
+        Command::CreateEndpoint(Box::new(EndpointSpec {
+            ipv4: Some([192, 168, 7, 9].into()),
+            mac: Some(MacAddr([6, 0, 0, 0, 0, 9])),
+            ifname: Some("eth7".to_owned()),
+            aliases: vec!["db-1".to_owned()],
+            labels,
+            kind: EndpointKind::Run {
+                command: vec!["sleep".to_owned(), "1".to_owned()],
+                detached: true,
+            },
+            ..endpoint_spec(1, 1, "db")
+        })),
+        Command::RemoveEndpoint { id: endpoint_id(1) },
+    ]
+}
+
+// Without a wildcard: a new variant has to come with a line in the golden file.
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::Init(_) => "Init",
+        Command::AddNode(_) => "AddNode",
+        Command::UpdateNode { .. } => "UpdateNode",
+        Command::RemoveNode { .. } => "RemoveNode",
+        Command::SetNodeStatus(_) => "SetNodeStatus",
+        Command::RotateToken { .. } => "RotateToken",
+        Command::CreateNetwork(_) => "CreateNetwork",
+        Command::RemoveNetwork { .. } => "RemoveNetwork",
+        Command::CreateEndpoint(_) => "CreateEndpoint",
+        Command::RemoveEndpoint { .. } => "RemoveEndpoint",
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}
+
+/// A state that has held and freed something, and every kind of change that led there.
+fn history() -> (State, Vec<Change>) {
+    let log = [
+        Command::Init(Box::new(init_cluster())),
+        Command::AddNode(Box::new(node_spec(2, Role::Worker))),
+        Command::CreateNetwork(Box::new(network_spec(1, "web"))),
+        Command::CreateNetwork(Box::new(network_spec(2, "gone"))),
+        Command::RemoveNetwork { id: network_id(2) },
+        Command::CreateEndpoint(Box::new(endpoint_spec(1, 1, "db"))),
+        Command::CreateEndpoint(Box::new(endpoint_spec(2, 1, "gone"))),
+        Command::RemoveEndpoint { id: endpoint_id(2) },
+        Command::RemoveNode { id: node_id(2) },
+        Command::RemoveNode { id: node_id(2) },
+    ];
+    let mut state = State::new();
+    let mut all = Vec::new();
+    for (index, command) in (1..).zip(log) {
+        let (_, changes) = state.apply(index, &proposal(index, command));
+        all.extend(changes);
+    }
+    (state, all)
+}
+
+fn golden() -> String {
+    let (state, changes) = history();
+    let mut lines: Vec<(&str, Vec<u8>)> = commands()
+        .into_iter()
+        .map(|command| (name(&command), encode(&proposal(7, command)).unwrap()))
+        .collect();
+    lines.push(("Changes", encode(&changes).unwrap()));
+    lines.push(("Snapshot", encode(&state).unwrap()));
+    lines
+        .into_iter()
+        .map(|(name, bytes)| format!("{name} {}\n", hex(&bytes)))
+        .collect()
+}
+
+#[test]
+fn everything_stored_or_sent_has_the_bytes_it_always_had() {
+    let written = golden();
+    assert_eq!(
+        written, GOLDEN,
+        "old logs and other agents would not be understood; new bytes:\n{written}"
+    );
+}
+
+#[test]
+fn old_bytes_are_read_as_what_they_were() {
+    let bytes: Vec<Vec<u8>> = GOLDEN
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(_, bytes)| unhex(bytes))
+        .collect();
+    let [proposals @ .., changes, snapshot] = bytes.as_slice() else {
+        panic!("lines are missing")
+    };
+    let read: Vec<Proposal> = (proposals.iter())
+        .map(|bytes| decode(bytes).unwrap())
+        .collect();
+    let expected: Vec<_> = (commands().into_iter())
+        .map(|command| proposal(7, command))
+        .collect();
+    assert_eq!(read, expected);
+
+    let (state, all) = history();
+    assert_eq!(decode::<Vec<Change>>(changes).unwrap(), all);
+    let restored: State = decode(snapshot).unwrap();
+    assert_eq!(restored.view(), state.view());
+    assert_eq!(restored.secrets(), state.secrets());
+}
+
+#[test]
+fn a_message_cut_anywhere_is_refused_as_truncated() {
+    for command in commands() {
+        let bytes = encode(&proposal(7, command)).unwrap();
+        for len in 0..bytes.len() {
+            let cut = decode::<Proposal>(&bytes[..len]);
+            assert!(
+                matches!(cut, Err(CodecError::Truncated { len: l }) if l == len),
+                "{len} of {}: {cut:?}",
+                bytes.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn bytes_after_the_value_are_refused() {
+    let mut bytes = encode(&7u32).unwrap();
+    bytes.extend([0, 0]);
+    assert!(matches!(
+        decode::<u32>(&bytes),
+        Err(CodecError::Trailing { extra: 2 })
+    ));
+}
+
+#[test]
+fn another_version_is_refused_by_its_number() {
+    let mut bytes = encode(&7u32).unwrap();
+    bytes[..2].copy_from_slice(&2u16.to_be_bytes());
+    let error = decode::<u32>(&bytes).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "message of format version 2 refused: this agent knows version 1"
+    );
+}
+
+#[test]
+fn what_is_too_long_is_refused_before_it_is_read() {
+    // Zeroed pages that nobody looks at take no memory.
+    let bytes = vec![0; MAX_LEN + 1];
+    assert!(matches!(
+        decode::<Vec<u8>>(&bytes),
+        Err(CodecError::TooLarge { len, limit: MAX_LEN }) if len == MAX_LEN + 1
+    ));
+}
+
+#[test]
+fn what_is_too_long_is_not_written() {
+    let text = "x".repeat(100);
+    // Two bytes of version, one of length.
+    assert_eq!(encode_within(&text, 103).unwrap().len(), 103);
+    assert!(matches!(
+        encode_within(&text, 102),
+        Err(CodecError::TooLarge {
+            len: 103,
+            limit: 102
+        })
+    ));
+}
+
+#[test]
+fn a_length_that_the_message_cannot_hold_allocates_nothing() {
+    // A string of 2^62 bytes, and one of 200 MiB, in messages of some bytes.
+    for len in [1u64 << 62, 200 << 20] {
+        let mut bytes = WIRE_VERSION.to_be_bytes().to_vec();
+        bytes.push(253);
+        bytes.extend(len.to_le_bytes());
+        assert!(matches!(
+            decode::<String>(&bytes),
+            Err(CodecError::Malformed(_))
+        ));
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_are_refused_or_read_but_never_panic(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        versioned: bool,
+    ) {
+        if versioned && bytes.len() >= 2 {
+            bytes[..2].copy_from_slice(&WIRE_VERSION.to_be_bytes());
+        }
+        let _ = decode::<Proposal>(&bytes);
+        let _ = decode::<State>(&bytes);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back(request: u64, command in any_command()) {
+        let written = proposal(request, command);
+        prop_assert_eq!(decode::<Proposal>(&encode(&written).unwrap()).unwrap(), written);
+    }
+
+    #[test]
+    fn a_message_with_one_damaged_byte_never_panics(
+        which in 0usize..10,
+        at: prop::sample::Index,
+        value: u8,
+    ) {
+        let command = commands().swap_remove(which);
+        let mut bytes = encode(&proposal(7, command)).unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        if let Ok(read) = decode::<Proposal>(&bytes) {
+            // It may be another proposal; then the state machine has to cope with it.
+            let mut state = State::new();
+            let init = proposal(1, Command::Init(Box::new(init_cluster())));
+            state.apply(1, &init).0.unwrap();
+            let _ = state.apply(2, &read);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What may be asked of the replicated state, and what it answers.
+//!
+//! A [`Proposal`] is the payload of a log entry. Times and random bytes are in it because the
+//! state machine may not make its own.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    Attachment, Availability, Cluster, Endpoint, EndpointId, EndpointKind, Labels, MacAddr,
+    Network, NetworkId, Node, NodeId, NodeStatus, Revision, Role, Vni,
+};
+
+/// A command with what makes it repeatable: a proposal whose `request` was applied before is
+/// answered with the first outcome and changes nothing, so a client that lost the answer may ask
+/// again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Random, chosen once per request by whoever first proposes it.
+    pub request: [u8; 16],
+    /// Proposer's clock, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the replicated state. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster: its settings, secrets, first manager and ingress network.
+    Init(Box<InitCluster>),
+    /// Admits a node; the entry's index becomes a manager's Raft id. A node id that is already
+    /// a member keeps its row and takes the new addresses (a joiner that lost the answer).
+    AddNode(Box<NodeSpec>),
+    /// Changes what a node says of itself or an operator says of it.
+    UpdateNode {
+        /// Which.
+        id: NodeId,
+        /// What is `None` stays.
+        change: Box<NodeChange>,
+    },
+    /// Removes a node and its endpoints.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+    },
+    /// What the leader heard, for several nodes at once.
+    SetNodeStatus(Vec<(NodeId, NodeStatus)>),
+    /// A new join secret for one role; the old one admits nobody from here on.
+    RotateToken {
+        /// Whose.
+        role: Role,
+        /// The new one.
+        secret: JoinSecret,
+    },
+    /// Creates a network, assigning what the specification leaves open.
+    CreateNetwork(Box<NetworkSpec>),
+    /// Removes a network that has no endpoints.
+    RemoveNetwork {
+        /// Which.
+        id: NetworkId,
+    },
+    /// Creates an endpoint, assigning its address.
+    CreateEndpoint(Box<EndpointSpec>),
+    /// Removes an endpoint and frees its address.
+    RemoveEndpoint {
+        /// Which.
+        id: EndpointId,
+    },
+}
+
+/// See [`Command::Init`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitCluster {
+    /// Settings.
+    pub cluster: Cluster,
+    /// What only managers may know.
+    pub secrets: Secrets,
+    /// The first manager; its Raft id is 1.
+    pub node: NodeSpec,
+    /// Id of the ingress network.
+    pub ingress: NetworkId,
+}
+
+/// The secret part of a join token, 128 random bits. Printing it shows nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinSecret(pub [u8; 16]);
+
+impl fmt::Debug for JoinSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinSecret(..)")
+    }
+}
+
+/// What only managers may know. Printing it shows nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets {
+    /// The CA's private key, PKCS #8 DER.
+    pub ca_key: Vec<u8>,
+    /// Admits managers.
+    pub manager_token: [u8; 16],
+    /// Admits workers.
+    pub worker_token: [u8; 16],
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(..)")
+    }
+}
+
+/// A node that asks to be admitted. A taken `name` is made unique by appending `-2`, `-3` and so on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// From the public key.
+    pub id: NodeId,
+    /// Wanted name.
+    pub name: String,
+    /// Granted by the token.
+    pub role: Role,
+    /// Control address.
+    pub addr: SocketAddr,
+    /// VTEP.
+    pub data_path_addr: IpAddr,
+    /// Bytes.
+    pub underlay_mtu: u32,
+    /// Prefixes in the host's routing table, default routes left out.
+    pub host_routes: Vec<IpNet>,
+    /// Active unless asked otherwise.
+    pub availability: Availability,
+    /// Agent version.
+    pub version: String,
+}
+
+/// See [`Command::UpdateNode`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeChange {
+    /// New control address.
+    pub addr: Option<SocketAddr>,
+    /// New VTEP.
+    pub data_path_addr: Option<IpAddr>,
+    /// New MTU in bytes.
+    pub underlay_mtu: Option<u32>,
+    /// New prefixes.
+    pub host_routes: Option<Vec<IpNet>>,
+    /// New availability.
+    pub availability: Option<Availability>,
+    /// New agent version.
+    pub version: Option<String>,
+    /// Labels to set.
+    pub labels_add: Labels,
+    /// Labels to remove.
+    pub labels_remove: Vec<String>,
+}
+
+/// A network to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Random.
+    pub id: NetworkId,
+    /// Wanted name; must be free.
+    pub name: String,
+    /// Empty: one subnet from the cluster's pools.
+    pub subnets: Vec<SubnetSpec>,
+    /// `None`: the smallest free one from [`Vni::FIRST`] up.
+    pub vni: Option<Vni>,
+    /// MTU of endpoints; `None` derives it.
+    pub mtu: Option<u32>,
+    /// See [`Network::internal`].
+    pub internal: bool,
+    /// See [`Network::multicast`].
+    pub multicast: bool,
+    /// Admit subnets that overlap another network's.
+    pub allow_overlap: bool,
+    /// Annotations.
+    pub labels: Labels,
+}
+
+/// A subnet that the operator chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetSpec {
+    /// Host bits must be zero.
+    pub cidr: Ipv4Net,
+    /// `None`: the first address.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// An endpoint to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// Random.
+    pub id: EndpointId,
+    /// Wanted name; must be free in the network.
+    pub name: String,
+    /// Where.
+    pub network: NetworkId,
+    /// On which host.
+    pub node: NodeId,
+    /// `None`: the address that has been free for longest, never used ones first in order.
+    pub ipv4: Option<Ipv4Addr>,
+    /// `None`: from the address, see [`MacAddr::from_ipv4`].
+    pub mac: Option<MacAddr>,
+    /// `None`: the first of `eth0`, `eth1`, .. that no endpoint with the same attachment has.
+    pub ifname: Option<String>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Annotations.
+    pub labels: Labels,
+    /// The namespace.
+    pub attachment: Attachment,
+    /// Who looks after it.
+    pub kind: EndpointKind,
+}
+
+/// What applying a proposal led to.
+pub type Outcome = Result<Applied, Refusal>;
+
+/// A command that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The state that reflects it.
+    pub revision: Revision,
+    /// What was made or changed.
+    pub object: Object,
+}
+
+/// What a command made or changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Object {
+    /// Nothing that has a row of its own.
+    None,
+    /// A node.
+    Node(Arc<Node>),
+    /// A network.
+    Network(Arc<Network>),
+    /// An endpoint.
+    Endpoint(Arc<Endpoint>),
+}
+
+/// A command that was not carried out: what was refused, why, and what would be accepted, in one
+/// line. The state is as before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub kind: RefusalKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RefusalKind {
+    /// The request makes no sense in any state.
+    Invalid,
+    /// It names what does not exist.
+    NotFound,
+    /// It clashes with what exists.
+    Conflict,
+    /// What it would remove is used.
+    InUse,
+    /// Nothing is left to assign.
+    Exhausted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_printed_without_their_secrets() {
+        // The Raft library prints log entries when it is asked to log in detail.
+        let rotate = Command::RotateToken {
+            role: Role::Worker,
+            secret: JoinSecret([203; 16]),
+        };
+        let shown = format!("{rotate:?}");
+        assert!(!shown.contains("203"), "{shown}");
+    }
+}

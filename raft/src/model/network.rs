@@ -1,0 +1,91 @@
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{Labels, NetworkId, Revision};
+
+/// An isolated layer-2 segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Chosen by the proposer.
+    pub id: NetworkId,
+    /// Unique in the cluster.
+    pub name: String,
+    /// How endpoints on different nodes reach one another.
+    pub driver: Driver,
+    /// Segment number on the wire.
+    pub vni: Vni,
+    /// Where addresses come from.
+    pub subnets: Vec<Subnet>,
+    /// MTU of endpoints in bytes; `None` derives it from the underlay.
+    pub mtu: Option<u32>,
+    /// No route out and no foreign names.
+    pub internal: bool,
+    /// Broadcast and multicast are replicated to the member nodes.
+    pub multicast: bool,
+    /// The network that carries published ports; exactly one.
+    pub ingress: bool,
+    /// Admitted although its subnets overlap another network's.
+    pub allow_overlap: bool,
+    /// Operator annotations.
+    pub labels: Labels,
+    /// Last change.
+    pub revision: Revision,
+}
+
+/// One address range of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The range; host bits are zero.
+    pub cidr: Ipv4Net,
+    /// Reserved for the way out; never given to an endpoint.
+    pub gateway: Ipv4Addr,
+}
+
+/// How endpoints on different nodes reach one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Driver {
+    /// VXLAN between the nodes (RFC 7348).
+    Overlay,
+}
+
+/// VXLAN network identifier: 24 bits, zero excluded (RFC 7348 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The ingress network's, and the first that is ever assigned.
+    pub const FIRST: Self = Self(4096);
+    /// Largest that fits the header field.
+    pub const MAX: Self = Self((1 << 24) - 1);
+
+    /// `None` when it does not fit the header field or is zero.
+    pub const fn new(value: u32) -> Option<Self> {
+        if value == 0 || value > Self::MAX.0 {
+            None
+        } else {
+            Some(Self(value))
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Overlay => "overlay",
+        })
+    }
+}

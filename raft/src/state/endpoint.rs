@@ -1,0 +1,260 @@
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::index::Members;
+use super::refuse::{conflict, exhausted, invalid, not_found};
+use super::{Change, Decision, Object, Revision, State};
+use super::{check, cost, limits, subnet};
+use crate::command::{EndpointSpec, Refusal};
+use crate::model::{Endpoint, EndpointId, MacAddr, Network};
+
+impl State {
+    pub(super) fn create_endpoint(
+        &self,
+        index: Revision,
+        spec: &EndpointSpec,
+    ) -> Result<Decision, Refusal> {
+        check_spec(spec)?;
+        let network = self.known_network(spec.network)?;
+        self.known_node(spec.node)?;
+        let members = self.index.members.get(&network.id).ok_or_else(|| {
+            not_found(format_args!("network {} has no address pool", network.name))
+        })?;
+        self.check_endpoint(network, members, spec)?;
+        let ifname = self.ifname(spec)?;
+        let ipv4 = match spec.ipv4 {
+            Some(wanted) => self.wanted_address(network, members, wanted)?,
+            None => free_address(network, members)?,
+        };
+        let endpoint = Arc::new(Endpoint {
+            id: spec.id,
+            name: spec.name.clone(),
+            network: spec.network,
+            node: spec.node,
+            ipv4,
+            mac: self.mac(network, members, spec.mac, ipv4)?,
+            ifname,
+            aliases: spec.aliases.clone(),
+            labels: spec.labels.clone(),
+            attachment: spec.attachment.clone(),
+            kind: spec.kind.clone(),
+            revision: index,
+        });
+        self.check_room(cost::of_endpoint(&endpoint))?;
+        let changes = vec![Change::Endpoint(endpoint.clone())];
+        Ok(Decision::new(Object::Endpoint(endpoint), changes))
+    }
+
+    fn check_endpoint(
+        &self,
+        network: &Network,
+        members: &Members,
+        spec: &EndpointSpec,
+    ) -> Result<(), Refusal> {
+        if let Some(holder) = self.endpoint(members.names.get(&spec.name)) {
+            return Err(conflict(format_args!(
+                "endpoint name `{}` is taken on network {} (by {}); choose another",
+                spec.name,
+                network.name,
+                self.describe(holder)
+            )));
+        }
+        if self.view.endpoints.contains_key(&spec.id) {
+            return Err(conflict(format_args!(
+                "endpoint id {} is taken; draw another",
+                spec.id
+            )));
+        }
+        if self.view.endpoints.len() >= limits::ENDPOINTS {
+            return Err(exhausted(format_args!(
+                "the cluster has {0} of {0} endpoints; detach some first",
+                limits::ENDPOINTS
+            )));
+        }
+        if members.addresses.len() >= limits::ENDPOINTS_PER_NETWORK {
+            return Err(exhausted(format_args!(
+                "network {} has {1} of {1} endpoints; detach some first, or use another network",
+                network.name,
+                limits::ENDPOINTS_PER_NETWORK
+            )));
+        }
+        self.check_namespace(network, spec)
+    }
+
+    fn check_namespace(&self, network: &Network, spec: &EndpointSpec) -> Result<(), Refusal> {
+        let mut count = 0;
+        for other in (self.index).in_namespace(&self.view, spec.node, &spec.attachment) {
+            count += 1;
+            if other.network == spec.network {
+                return Err(conflict(format_args!(
+                    "this namespace is on network {} already (as {}); detach that endpoint first",
+                    network.name,
+                    self.describe(other)
+                )));
+            }
+        }
+        if count >= limits::ENDPOINTS_PER_NAMESPACE {
+            return Err(exhausted(format_args!(
+                "this namespace is on {count} networks, and at most {} are accepted; detach one \
+                 first",
+                limits::ENDPOINTS_PER_NAMESPACE
+            )));
+        }
+        Ok(())
+    }
+
+    fn ifname(&self, spec: &EndpointSpec) -> Result<String, Refusal> {
+        let holder = |name: &str| {
+            (self.index)
+                .in_namespace(&self.view, spec.node, &spec.attachment)
+                .find(|other| other.ifname == name)
+        };
+        let Some(wanted) = &spec.ifname else {
+            return (0..=limits::ENDPOINTS_PER_NAMESPACE)
+                .map(|number| format!("eth{number}"))
+                .find(|name| holder(name).is_none())
+                .ok_or_else(|| exhausted("no interface name from eth0 up is left; give --ifname"));
+        };
+        match holder(wanted) {
+            None => Ok(wanted.clone()),
+            Some(holder) => Err(conflict(format_args!(
+                "interface name {wanted} is taken in this namespace (by {}); choose another, or none \
+                 to have a free one assigned",
+                self.describe(holder)
+            ))),
+        }
+    }
+
+    fn wanted_address(
+        &self,
+        network: &Network,
+        members: &Members,
+        wanted: Ipv4Addr,
+    ) -> Result<Ipv4Addr, Refusal> {
+        let accepted = || {
+            let ranges = network.subnets.iter().map(subnet::accepted_range);
+            ranges.collect::<Vec<_>>().join(", ")
+        };
+        let Some(subnet) = (network.subnets.iter()).find(|subnet| subnet.cidr.contains(&wanted))
+        else {
+            return Err(invalid(format_args!(
+                "address {wanted} is outside network {}; {} are accepted",
+                network.name,
+                accepted()
+            )));
+        };
+        let reserved = if wanted == subnet.gateway {
+            Some("gateway")
+        } else if wanted == subnet.cidr.network() {
+            Some("network address")
+        } else if wanted == subnet.cidr.broadcast() {
+            Some("broadcast address")
+        } else {
+            None
+        };
+        if let Some(purpose) = reserved {
+            return Err(invalid(format_args!(
+                "address {wanted} is reserved: it is the {purpose} of subnet {}; {} are accepted",
+                subnet.cidr,
+                accepted()
+            )));
+        }
+        match self.endpoint(members.addresses.get(&wanted)) {
+            None => Ok(wanted),
+            Some(holder) => Err(conflict(format_args!(
+                "address {wanted} is held by {}; choose another of {}, or none to have a free one \
+                 assigned",
+                self.describe(holder),
+                accepted()
+            ))),
+        }
+    }
+
+    fn mac(
+        &self,
+        network: &Network,
+        members: &Members,
+        wanted: Option<MacAddr>,
+        ipv4: Ipv4Addr,
+    ) -> Result<MacAddr, Refusal> {
+        let own = MacAddr::from_ipv4(ipv4);
+        let Some(wanted) = wanted.filter(|wanted| *wanted != own) else {
+            return Ok(own);
+        };
+        // Kept for the endpoint that gets that address, so that assigning an address never
+        // finds its MAC taken.
+        let [_, _, a, b, c, d] = wanted.0;
+        let address = Ipv4Addr::new(a, b, c, d);
+        let of_address = wanted == MacAddr::from_ipv4(address)
+            && (network.subnets.iter()).any(|subnet| subnet.cidr.contains(&address));
+        if of_address {
+            return Err(conflict(format_args!(
+                "MAC address {wanted} belongs to address {address} of network {}; choose one that \
+                 does not begin with 02:42, or none",
+                network.name
+            )));
+        }
+        match self.endpoint(members.macs.get(&wanted)) {
+            None => Ok(wanted),
+            Some(holder) => Err(conflict(format_args!(
+                "MAC address {wanted} is held by {}; choose another, or none to have one assigned",
+                self.describe(holder)
+            ))),
+        }
+    }
+
+    pub(super) fn remove_endpoint(&self, id: EndpointId) -> Result<Decision, Refusal> {
+        let endpoint = self.view.endpoints.get(&id).ok_or_else(|| {
+            not_found(format_args!(
+                "there is no endpoint {id}; `weft endpoint ls` lists all"
+            ))
+        })?;
+        Ok(Decision::new(
+            Object::Endpoint(endpoint.clone()),
+            vec![Change::EndpointGone(id)],
+        ))
+    }
+
+    fn endpoint(&self, id: Option<&EndpointId>) -> Option<&Arc<Endpoint>> {
+        self.view.endpoints.get(id?)
+    }
+
+    /// An endpoint for messages.
+    fn describe(&self, endpoint: &Endpoint) -> String {
+        format!(
+            "endpoint {} on node {}",
+            endpoint.name,
+            self.node_name(endpoint.node)
+        )
+    }
+}
+
+/// What makes sense or not in any state.
+fn check_spec(spec: &EndpointSpec) -> Result<(), Refusal> {
+    check::dns_label("endpoint name", &spec.name)?;
+    check::aliases(&spec.aliases)?;
+    check::labels(&spec.labels)?;
+    check::attachment(&spec.attachment)?;
+    check::kind(&spec.kind)?;
+    if let Some(ifname) = &spec.ifname {
+        check::ifname(ifname)?;
+    }
+    if let Some(mac) = spec.mac {
+        check::mac(mac)?;
+    }
+    Ok(())
+}
+
+fn free_address(network: &Network, members: &Members) -> Result<Ipv4Addr, Refusal> {
+    members.pool.next().ok_or_else(|| {
+        let total: u64 = (network.subnets.iter())
+            .map(|subnet| u64::from(subnet::usable_addresses(subnet)))
+            .sum();
+        exhausted(format_args!(
+            "network {} has no free address: {} of {total} are used; detach endpoints, or create a \
+             network with a larger --subnet",
+            network.name,
+            members.addresses.len()
+        ))
+    })
+}

@@ -1,0 +1,244 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::cost;
+use super::pool::AddressPool;
+use super::prefix::PrefixIndex;
+use crate::model::{
+    Attachment, Change, Endpoint, EndpointId, MacAddr, Network, NetworkId, Node, NodeId, Role,
+    View, Vni,
+};
+
+/// Finds rows by what they hold. Follows from the rows (and, for what was held earlier, from their
+/// history), and is kept by the changes themselves, so that it cannot say anything else than they.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    /// In lower case: host names are compared without case.
+    pub(super) node_names: BTreeMap<String, NodeId>,
+    pub(super) raft_ids: BTreeMap<u64, NodeId>,
+    pub(super) managers: usize,
+    pub(super) routes: PrefixIndex<NodeId>,
+    pub(super) network_names: BTreeMap<String, NetworkId>,
+    pub(super) vnis: BTreeMap<Vni, NetworkId>,
+    pub(super) subnets: PrefixIndex<NetworkId>,
+    pub(super) members: BTreeMap<NetworkId, Members>,
+    namespaces: BTreeSet<(NodeId, Namespace, EndpointId)>,
+    pub(super) floors: Floors,
+    /// Approximate memory of all rows.
+    pub(super) bytes: usize,
+}
+
+/// What the endpoints of one network hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Members {
+    pub(super) names: BTreeMap<String, EndpointId>,
+    pub(super) addresses: BTreeMap<Ipv4Addr, EndpointId>,
+    /// Only those that do not follow from an address.
+    pub(super) macs: BTreeMap<MacAddr, EndpointId>,
+    pub(super) pool: AddressPool,
+}
+
+/// Device and inode of a namespace file; the boot id is compared on the row.
+type Namespace = (u64, u64);
+
+/// Where a search for something free begins. Only saves time: nothing before is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Floors {
+    pub(super) vni: u32,
+    pub(super) subnet: Candidate,
+}
+
+/// A place in the address pools: which pool, and the first address of a subnet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Candidate {
+    pub(super) pool: usize,
+    pub(super) first: u32,
+}
+
+impl Index {
+    /// For the rows of a snapshot and its address pools.
+    pub(super) fn rebuild(view: &View, mut pools: BTreeMap<NetworkId, AddressPool>) -> Self {
+        let mut index = Self::default();
+        for node in view.nodes.values() {
+            index.link_node(node);
+        }
+        for network in view.networks.values() {
+            index.link_network(network);
+            if let Some(pool) = pools.remove(&network.id) {
+                index.members.entry(network.id).or_default().pool = pool;
+            }
+        }
+        for endpoint in view.endpoints.values() {
+            index.link_endpoint(endpoint);
+        }
+        index
+    }
+
+    /// Takes in a change that `view` does not show yet.
+    pub(super) fn absorb(&mut self, view: &View, change: &Change) {
+        match change {
+            Change::Cluster(_) => {}
+            Change::Node(node) => {
+                self.unlink_node(view, view.nodes.get(&node.id));
+                self.link_node(node);
+            }
+            Change::NodeGone(id) => self.unlink_node(view, view.nodes.get(id)),
+            Change::Network(network) => {
+                if let Some(old) = view.networks.get(&network.id) {
+                    self.unlink_network(view, old);
+                }
+                self.link_network(network);
+            }
+            Change::NetworkGone(id) => {
+                if let Some(old) = view.networks.get(id) {
+                    self.unlink_network(view, old);
+                    self.members.remove(id);
+                }
+            }
+            Change::Endpoint(endpoint) => {
+                let old = view.endpoints.get(&endpoint.id);
+                self.unlink_endpoint(old, Some(endpoint.ipv4));
+                self.link_endpoint(endpoint);
+                if let Some(members) = self.members.get_mut(&endpoint.network) {
+                    members.pool.take(endpoint.ipv4);
+                }
+            }
+            Change::EndpointGone(id) => self.unlink_endpoint(view.endpoints.get(id), None),
+        }
+    }
+
+    /// Endpoints on a node, in the order of their namespaces.
+    pub(super) fn on_node(&self, node: NodeId) -> impl Iterator<Item = EndpointId> + '_ {
+        self.namespaces
+            .range((node, (0, 0), FIRST_ENDPOINT)..=(node, (u64::MAX, u64::MAX), LAST_ENDPOINT))
+            .map(|(_, _, endpoint)| *endpoint)
+    }
+
+    /// Endpoints of one namespace.
+    pub(super) fn in_namespace<'a>(
+        &'a self,
+        view: &'a View,
+        node: NodeId,
+        attachment: &'a Attachment,
+    ) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        let namespace = (attachment.device, attachment.inode);
+        self.namespaces
+            .range((node, namespace, FIRST_ENDPOINT)..=(node, namespace, LAST_ENDPOINT))
+            .filter_map(|(_, _, endpoint)| view.endpoints.get(endpoint))
+            .filter(|endpoint| endpoint.attachment.boot_id == attachment.boot_id)
+    }
+
+    fn link_node(&mut self, node: &Node) {
+        self.bytes += cost::of_node(node);
+        self.node_names
+            .insert(node.name.to_ascii_lowercase(), node.id);
+        if node.role == Role::Manager {
+            self.managers += 1;
+            self.raft_ids.insert(node.raft_id, node.id);
+        }
+        for route in routes_that_count(&node.host_routes) {
+            self.routes.insert(route, node.id);
+        }
+    }
+
+    fn unlink_node(&mut self, view: &View, node: Option<&Arc<Node>>) {
+        let Some(node) = node else { return };
+        self.bytes = self.bytes.saturating_sub(cost::of_node(node));
+        self.node_names.remove(&node.name.to_ascii_lowercase());
+        if node.role == Role::Manager {
+            self.managers = self.managers.saturating_sub(1);
+            self.raft_ids.remove(&node.raft_id);
+        }
+        for route in routes_that_count(&node.host_routes) {
+            self.routes.remove(route, node.id);
+            self.lower_subnet_floor(view, route);
+        }
+    }
+
+    fn link_network(&mut self, network: &Network) {
+        self.bytes += cost::of_network(network);
+        self.network_names.insert(network.name.clone(), network.id);
+        self.vnis.insert(network.vni, network.id);
+        for subnet in &network.subnets {
+            self.subnets.insert(subnet.cidr, network.id);
+        }
+        self.members.entry(network.id).or_insert_with(|| Members {
+            pool: AddressPool::new(&network.subnets),
+            ..Members::default()
+        });
+    }
+
+    fn unlink_network(&mut self, view: &View, network: &Network) {
+        self.bytes = self.bytes.saturating_sub(cost::of_network(network));
+        self.network_names.remove(&network.name);
+        self.vnis.remove(&network.vni);
+        self.floors.vni = self.floors.vni.min(network.vni.get());
+        for subnet in &network.subnets {
+            self.subnets.remove(subnet.cidr, network.id);
+            self.lower_subnet_floor(view, subnet.cidr);
+        }
+    }
+
+    fn link_endpoint(&mut self, endpoint: &Endpoint) {
+        self.bytes += cost::of_endpoint(endpoint);
+        let attachment = &endpoint.attachment;
+        let namespace = (attachment.device, attachment.inode);
+        self.namespaces
+            .insert((endpoint.node, namespace, endpoint.id));
+        if let Some(members) = self.members.get_mut(&endpoint.network) {
+            members.names.insert(endpoint.name.clone(), endpoint.id);
+            members.addresses.insert(endpoint.ipv4, endpoint.id);
+            if endpoint.mac != MacAddr::from_ipv4(endpoint.ipv4) {
+                members.macs.insert(endpoint.mac, endpoint.id);
+            }
+        }
+    }
+
+    /// Frees the address unless the endpoint goes on with it.
+    fn unlink_endpoint(&mut self, endpoint: Option<&Arc<Endpoint>>, keeps: Option<Ipv4Addr>) {
+        let Some(endpoint) = endpoint else { return };
+        self.bytes = self.bytes.saturating_sub(cost::of_endpoint(endpoint));
+        let attachment = &endpoint.attachment;
+        let namespace = (attachment.device, attachment.inode);
+        self.namespaces
+            .remove(&(endpoint.node, namespace, endpoint.id));
+        if let Some(members) = self.members.get_mut(&endpoint.network) {
+            members.names.remove(&endpoint.name);
+            members.addresses.remove(&endpoint.ipv4);
+            members.macs.remove(&endpoint.mac);
+            if keeps != Some(endpoint.ipv4) {
+                members.pool.free(endpoint.ipv4);
+            }
+        }
+    }
+
+    fn lower_subnet_floor(&mut self, view: &View, released: Ipv4Net) {
+        let Some(cluster) = &view.cluster else { return };
+        for (number, pool) in cluster.pools.iter().enumerate() {
+            if pool.contains(&released) || released.contains(pool) {
+                let first = Ipv4Net::new(released.network(), cluster.pool_mask_length)
+                    .map_or(0, |candidate| candidate.network().into());
+                let candidate = Candidate {
+                    pool: number,
+                    first,
+                };
+                self.floors.subnet = self.floors.subnet.min(candidate);
+                return;
+            }
+        }
+    }
+}
+
+const FIRST_ENDPOINT: EndpointId = EndpointId::new([0; 10]);
+const LAST_ENDPOINT: EndpointId = EndpointId::new([0xff; 10]);
+
+/// The routes that a subnet can overlap: of its family, and not everything.
+pub(super) fn routes_that_count(routes: &[IpNet]) -> impl Iterator<Item = Ipv4Net> + '_ {
+    routes.iter().filter_map(|route| match route {
+        IpNet::V4(v4) if v4.prefix_len() > 0 => Some(v4.trunc()),
+        _ => None,
+    })
+}

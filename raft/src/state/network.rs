@@ -1,0 +1,167 @@
+use std::sync::Arc;
+
+use super::cluster::INGRESS;
+use super::index::Floors;
+use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
+use super::{Change, Cluster, Decision, NetworkId, Object, Revision, State};
+use super::{check, cost, limits, subnet};
+use crate::command::{NetworkSpec, Refusal};
+use crate::model::{Driver, Network, Subnet, Vni};
+
+impl State {
+    pub(super) fn create_network(
+        &self,
+        index: Revision,
+        cluster: &Cluster,
+        spec: &NetworkSpec,
+    ) -> Result<Decision, Refusal> {
+        self.check_network(spec)?;
+        let mut floors = self.index.floors;
+        let vni = self.vni(spec.vni, &mut floors)?;
+        let network = Arc::new(Network {
+            id: spec.id,
+            name: spec.name.clone(),
+            driver: Driver::Overlay,
+            vni,
+            subnets: self.subnets(cluster, spec, &mut floors)?,
+            mtu: spec.mtu,
+            internal: spec.internal,
+            multicast: spec.multicast,
+            ingress: false,
+            allow_overlap: spec.allow_overlap,
+            labels: spec.labels.clone(),
+            revision: index,
+        });
+        self.check_room(cost::of_network(&network))?;
+        let changes = vec![Change::Network(network.clone())];
+        Ok(Decision {
+            floors: Some(floors),
+            ..Decision::new(Object::Network(network), changes)
+        })
+    }
+
+    fn check_network(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
+        check::dns_label("network name", &spec.name)?;
+        check::labels(&spec.labels)?;
+        if let Some(mtu) = spec.mtu {
+            check::mtu(mtu)?;
+        }
+        if spec.subnets.len() > limits::SUBNETS_PER_NETWORK {
+            return Err(check::too_many(
+                "subnets",
+                spec.subnets.len(),
+                limits::SUBNETS_PER_NETWORK,
+            ));
+        }
+        if spec.name == INGRESS {
+            return Err(conflict(format_args!(
+                "network name `{INGRESS}` belongs to the network that carries published ports; \
+                 choose another"
+            )));
+        }
+        if let Some(holder) = self.index.network_names.get(&spec.name) {
+            return Err(conflict(format_args!(
+                "network name `{}` is taken (network {holder}); choose another",
+                spec.name
+            )));
+        }
+        if self.view.networks.contains_key(&spec.id) {
+            return Err(conflict(format_args!(
+                "network id {} is taken; draw another",
+                spec.id
+            )));
+        }
+        if self.view.networks.len() >= limits::NETWORKS {
+            return Err(exhausted(format_args!(
+                "the cluster has {0} of {0} networks; remove one with `weft network rm`",
+                limits::NETWORKS
+            )));
+        }
+        Ok(())
+    }
+
+    fn vni(&self, wanted: Option<Vni>, floors: &mut Floors) -> Result<Vni, Refusal> {
+        let Some(wanted) = wanted else {
+            let first = floors.vni.max(Vni::FIRST.get());
+            let vni = (first..=Vni::MAX.get())
+                .filter_map(Vni::new)
+                .find(|vni| !self.index.vnis.contains_key(vni))
+                .ok_or_else(|| exhausted("no VNI is left; remove a network"))?;
+            floors.vni = vni.get() + 1;
+            return Ok(vni);
+        };
+        // Not everything that can be decoded is a VNI.
+        if Vni::new(wanted.get()).is_none() {
+            return Err(invalid(format_args!(
+                "VNI {wanted} is out of range; 1 to {} are accepted",
+                Vni::MAX
+            )));
+        }
+        match self.index.vnis.get(&wanted) {
+            None => Ok(wanted),
+            Some(holder) => Err(conflict(format_args!(
+                "VNI {wanted} is held by network {}; choose another, or none to have a free one \
+                 assigned",
+                self.network_name(*holder)
+            ))),
+        }
+    }
+
+    fn subnets(
+        &self,
+        cluster: &Cluster,
+        spec: &NetworkSpec,
+        floors: &mut Floors,
+    ) -> Result<Vec<Subnet>, Refusal> {
+        if !spec.subnets.is_empty() {
+            return subnet::chosen(&self.view, &self.index, &spec.subnets, spec.allow_overlap);
+        }
+        let (subnet, next) = subnet::from_pools(&self.view, cluster, &self.index)?;
+        floors.subnet = next;
+        Ok(vec![subnet])
+    }
+
+    pub(super) fn remove_network(&self, id: NetworkId) -> Result<Decision, Refusal> {
+        let network = self.known_network(id)?;
+        if network.ingress {
+            return Err(in_use(format_args!(
+                "network {} carries published ports and stays as long as the cluster",
+                network.name
+            )));
+        }
+        if let Some(members) = self.index.members.get(&id)
+            && let Some(example) = members.names.values().next()
+            && let Some(example) = self.view.endpoints.get(example)
+        {
+            let count = members.names.len();
+            return Err(in_use(format_args!(
+                "network {} has {count} endpoint{} (such as {} on node {}); detach {} first",
+                network.name,
+                if count == 1 { "" } else { "s" },
+                example.name,
+                self.node_name(example.node),
+                if count == 1 { "it" } else { "them" },
+            )));
+        }
+        Ok(Decision::new(
+            Object::Network(network.clone()),
+            vec![Change::NetworkGone(id)],
+        ))
+    }
+
+    pub(super) fn known_network(&self, id: NetworkId) -> Result<&Arc<Network>, Refusal> {
+        self.view.networks.get(&id).ok_or_else(|| {
+            not_found(format_args!(
+                "there is no network {id}; `weft network ls` lists all"
+            ))
+        })
+    }
+
+    /// The name of a network for messages.
+    fn network_name(&self, id: NetworkId) -> &str {
+        self.view
+            .networks
+            .get(&id)
+            .map_or("?", |network| &network.name)
+    }
+}

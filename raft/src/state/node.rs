@@ -1,0 +1,233 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::refuse::{conflict, exhausted, in_use, not_found};
+use super::{Change, Decision, Node, Object, Revision, State, check, cost, limits};
+use crate::command::{NodeChange, NodeSpec, Refusal};
+use crate::model::{Labels, NodeId, NodeStatus, Role};
+
+impl State {
+    pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
+        let node = match self.view.nodes.get(&spec.id) {
+            Some(known) => readmit(index, known, spec)?,
+            None => {
+                self.check_node_count(spec.role)?;
+                let raft_id = match spec.role {
+                    Role::Manager => index,
+                    Role::Worker => 0,
+                };
+                self.admit(index, raft_id, spec)?
+            }
+        };
+        Ok(self.node_decision(node))
+    }
+
+    /// The row of a new node.
+    pub(super) fn admit(
+        &self,
+        index: Revision,
+        raft_id: u64,
+        spec: &NodeSpec,
+    ) -> Result<Arc<Node>, Refusal> {
+        check::node_name(&spec.name)?;
+        let node = Node {
+            id: spec.id,
+            name: self.free_node_name(&spec.name),
+            role: spec.role,
+            raft_id,
+            addr: spec.addr,
+            data_path_addr: spec.data_path_addr,
+            underlay_mtu: spec.underlay_mtu,
+            host_routes: spec.host_routes.clone(),
+            availability: spec.availability,
+            status: NodeStatus::Ready,
+            labels: Labels::new(),
+            version: spec.version.clone(),
+            revision: index,
+        };
+        check_facts(&node)?;
+        self.check_room(cost::of_node(&node))?;
+        Ok(Arc::new(node))
+    }
+
+    fn check_node_count(&self, role: Role) -> Result<(), Refusal> {
+        if self.view.nodes.len() >= limits::NODES {
+            return Err(exhausted(format_args!(
+                "the cluster is full: {0} of {0} nodes; remove one with `weft node rm`",
+                limits::NODES
+            )));
+        }
+        if role == Role::Manager && self.index.managers >= limits::MANAGERS {
+            return Err(exhausted(format_args!(
+                "the cluster has {0} of {0} managers; remove one first, or join as a worker",
+                limits::MANAGERS
+            )));
+        }
+        Ok(())
+    }
+
+    fn free_node_name(&self, wanted: &str) -> String {
+        let taken = |name: &str| {
+            self.index
+                .node_names
+                .contains_key(&name.to_ascii_lowercase())
+        };
+        if !taken(wanted) {
+            return wanted.to_owned();
+        }
+        // There are at most as many taken names as nodes.
+        (2..=limits::NODES + 2)
+            .map(|number| format!("{wanted}-{number}"))
+            .find(|name| !taken(name))
+            .unwrap_or_else(|| wanted.to_owned())
+    }
+
+    pub(super) fn update_node(
+        &self,
+        index: Revision,
+        id: NodeId,
+        change: &NodeChange,
+    ) -> Result<Decision, Refusal> {
+        let old = self.known_node(id)?;
+        let mut node = Node::clone(old);
+        if let Some(addr) = change.addr {
+            node.addr = addr;
+        }
+        if let Some(addr) = change.data_path_addr {
+            node.data_path_addr = addr;
+        }
+        if let Some(mtu) = change.underlay_mtu {
+            node.underlay_mtu = mtu;
+        }
+        if let Some(routes) = &change.host_routes {
+            node.host_routes.clone_from(routes);
+        }
+        if let Some(availability) = change.availability {
+            node.availability = availability;
+        }
+        if let Some(version) = &change.version {
+            node.version.clone_from(version);
+        }
+        for key in &change.labels_remove {
+            node.labels.remove(key);
+        }
+        node.labels.extend(change.labels_add.clone());
+        check_facts(&node)?;
+        let grown = cost::of_node(&node).saturating_sub(cost::of_node(old));
+        self.check_room(grown)?;
+        Ok(self.node_decision(changed(index, old, node)))
+    }
+
+    pub(super) fn remove_node(&self, id: NodeId) -> Result<Decision, Refusal> {
+        let node = self.known_node(id)?;
+        if node.role == Role::Manager && self.index.managers <= 1 {
+            return Err(in_use(format_args!(
+                "node {} is the last manager and holds the cluster's state; join another manager \
+                 first",
+                node.name
+            )));
+        }
+        let mut changes: Vec<Change> = self.index.on_node(id).map(Change::EndpointGone).collect();
+        changes.push(Change::NodeGone(id));
+        Ok(Decision::new(Object::Node(node.clone()), changes))
+    }
+
+    pub(super) fn set_node_status(
+        &self,
+        index: Revision,
+        heard: &[(NodeId, NodeStatus)],
+    ) -> Result<Decision, Refusal> {
+        if heard.len() > limits::NODES {
+            return Err(check::too_many("node statuses", heard.len(), limits::NODES));
+        }
+        // The last word on a node counts. One that was removed meanwhile is passed over: the rest
+        // of what the leader heard is still true.
+        let heard: BTreeMap<NodeId, NodeStatus> = heard.iter().copied().collect();
+        let changes = heard
+            .into_iter()
+            .filter_map(|(id, status)| Some((self.view.nodes.get(&id)?, status)))
+            .filter(|(node, status)| node.status != *status)
+            .map(|(node, status)| {
+                Change::Node(Arc::new(Node {
+                    status,
+                    revision: index,
+                    ..Node::clone(node)
+                }))
+            })
+            .collect();
+        Ok(Decision::new(Object::None, changes))
+    }
+
+    pub(super) fn known_node(&self, id: NodeId) -> Result<&Arc<Node>, Refusal> {
+        self.view.nodes.get(&id).ok_or_else(|| {
+            not_found(format_args!(
+                "there is no node {id}; `weft node ls` lists all"
+            ))
+        })
+    }
+
+    /// Nothing changes when the row is as it was.
+    fn node_decision(&self, node: Arc<Node>) -> Decision {
+        let same = self.view.nodes.get(&node.id) == Some(&node);
+        let changes = if same {
+            Vec::new()
+        } else {
+            vec![Change::Node(node.clone())]
+        };
+        Decision::new(Object::Node(node), changes)
+    }
+}
+
+/// A joiner that asks again: it is told what it was told the first time, with its new addresses.
+fn readmit(index: Revision, known: &Arc<Node>, spec: &NodeSpec) -> Result<Arc<Node>, Refusal> {
+    if known.role != spec.role {
+        return Err(conflict(format_args!(
+            "node {} is a member as {} already; remove it before it joins as {}",
+            known.name, known.role, spec.role
+        )));
+    }
+    let node = Node {
+        addr: spec.addr,
+        data_path_addr: spec.data_path_addr,
+        underlay_mtu: spec.underlay_mtu,
+        host_routes: spec.host_routes.clone(),
+        version: spec.version.clone(),
+        ..Node::clone(known)
+    };
+    check_facts(&node)?;
+    Ok(changed(index, known, node))
+}
+
+fn changed(index: Revision, old: &Arc<Node>, new: Node) -> Arc<Node> {
+    if **old == new {
+        return old.clone();
+    }
+    Arc::new(Node {
+        revision: index,
+        ..new
+    })
+}
+
+/// What may change during a node's life.
+fn check_facts(node: &Node) -> Result<(), Refusal> {
+    check::control_addr(node.addr)?;
+    check::data_path_addr(node.data_path_addr)?;
+    check::underlay_mtu(node.underlay_mtu)?;
+    check::version(&node.version)?;
+    check::labels(&node.labels)?;
+    check_routes(&node.host_routes)
+}
+
+fn check_routes(routes: &[IpNet]) -> Result<(), Refusal> {
+    if routes.len() > limits::HOST_ROUTES {
+        Err(check::too_many(
+            "host routes",
+            routes.len(),
+            limits::HOST_ROUTES,
+        ))
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! Small clusters for tests of this crate.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::command::{
+    Command, EndpointSpec, InitCluster, NetworkSpec, NodeChange, NodeSpec, Proposal, Secrets,
+    SubnetSpec,
+};
+use crate::model::{
+    Attachment, Availability, Cluster, ClusterId, EndpointId, EndpointKind, Labels, MacAddr,
+    NetworkId, NodeId, NodeStatus, Role, Vni,
+};
+
+pub(crate) fn proposal(request: u64, command: Command) -> Proposal {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&request.to_be_bytes());
+    Proposal {
+        request: id,
+        time_ms: 1_700_000_000_000 + request,
+        command,
+    }
+}
+
+pub(crate) fn node_id(number: u8) -> NodeId {
+    NodeId::new([1, number, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn network_id(number: u8) -> NetworkId {
+    NetworkId::new([2, number, 0, 0, 0, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn endpoint_id(number: u32) -> EndpointId {
+    let [a, b, c, d] = number.to_be_bytes();
+    EndpointId::new([3, a, b, c, d, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn node_spec(number: u8, role: Role) -> NodeSpec {
+    let address = Ipv4Addr::new(198, 18, 0, number);
+    NodeSpec {
+        id: node_id(number),
+        name: format!("h{number}"),
+        role,
+        addr: (address, 2377).into(),
+        data_path_addr: address.into(),
+        underlay_mtu: 1500,
+        host_routes: vec!["198.18.0.0/24".parse().unwrap()],
+        availability: Availability::Active,
+        version: "0.1.0".to_owned(),
+    }
+}
+
+pub(crate) fn init_cluster() -> InitCluster {
+    InitCluster {
+        cluster: Cluster {
+            id: ClusterId::new([9; 10]),
+            data_path_port: 4789,
+            pools: vec!["10.0.0.0/8".parse().unwrap()],
+            pool_mask_length: 24,
+            cert_expiry_s: 7_776_000,
+            ca_cert: vec![0x30, 0x82],
+            created_ms: 1_700_000_000_000,
+        },
+        secrets: Secrets {
+            ca_key: vec![0x30, 0x81],
+            manager_token: [0xaa; 16],
+            worker_token: [0xbb; 16],
+        },
+        node: node_spec(1, Role::Manager),
+        ingress: network_id(0),
+    }
+}
+
+pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
+    NetworkSpec {
+        id: network_id(number),
+        name: name.to_owned(),
+        subnets: Vec::new(),
+        vni: None,
+        mtu: None,
+        internal: false,
+        multicast: false,
+        allow_overlap: false,
+        labels: Labels::new(),
+    }
+}
+
+pub(crate) fn subnet(cidr: &str) -> SubnetSpec {
+    SubnetSpec {
+        cidr: cidr.parse().unwrap(),
+        gateway: None,
+    }
+}
+
+/// In a namespace of its own on node 1.
+pub(crate) fn endpoint_spec(number: u32, network: u8, name: &str) -> EndpointSpec {
+    EndpointSpec {
+        id: endpoint_id(number),
+        name: name.to_owned(),
+        network: network_id(network),
+        node: node_id(1),
+        ipv4: None,
+        mac: None,
+        ifname: None,
+        aliases: Vec::new(),
+        labels: Labels::new(),
+        attachment: Attachment {
+            path: format!("/proc/{number}/ns/net"),
+            device: 4,
+            inode: 4_026_530_000 + u64::from(number),
+            boot_id: "b8d4ab2e-6a0c-4b52-8a3f-0c7bb0c1a9c0".to_owned(),
+        },
+        kind: EndpointKind::Attached,
+    }
+}
+
+/// Commands about few names, addresses and prefixes: of each kind many are carried out, and many
+/// clash or find nothing left.
+pub(crate) fn any_command() -> impl Strategy<Value = Command> {
+    let node = 1u8..5;
+    let network = 0u8..12;
+    let endpoint = 1u32..32;
+    prop_oneof![
+        1 => Just(Command::Init(Box::new(small_cluster()))),
+        3 => any_node_spec().prop_map(|spec| Command::AddNode(Box::new(spec))),
+        2 => (node.clone(), any_routes(), any_label()).prop_map(|(id, routes, label)| {
+            Command::UpdateNode {
+                id: node_id(id),
+                change: Box::new(NodeChange {
+                    host_routes: Some(routes),
+                    labels_add: label,
+                    ..NodeChange::default()
+                }),
+            }
+        }),
+        1 => node.clone().prop_map(|id| Command::RemoveNode { id: node_id(id) }),
+        2 => vec((node, any::<bool>()), 0..4).prop_map(|heard| {
+            let status = |up| if up { NodeStatus::Ready } else { NodeStatus::Down };
+            Command::SetNodeStatus(
+                heard.into_iter().map(|(id, up)| (node_id(id), status(up))).collect(),
+            )
+        }),
+        1 => (any::<bool>(), 0u8..4).prop_map(|(manager, secret)| Command::RotateToken {
+            role: if manager { Role::Manager } else { Role::Worker },
+            secret: crate::command::JoinSecret([secret; 16]),
+        }),
+        10 => any_network_spec().prop_map(|spec| Command::CreateNetwork(Box::new(spec))),
+        3 => network.prop_map(|id| Command::RemoveNetwork { id: network_id(id) }),
+        30 => any_endpoint_spec().prop_map(|spec| Command::CreateEndpoint(Box::new(spec))),
+        10 => endpoint.prop_map(|id| Command::RemoveEndpoint { id: endpoint_id(id) }),
+    ]
+}
+
+/// Ten subnets in two pools, the one with five usable addresses each and the other too.
+pub(crate) fn small_cluster() -> InitCluster {
+    let mut init = init_cluster();
+    init.cluster.pools = ["10.0.0.0/26", "10.1.0.0/28"].map(net).to_vec();
+    init.cluster.pool_mask_length = 29;
+    init
+}
+
+pub(crate) fn net(cidr: &str) -> Ipv4Net {
+    cidr.parse().unwrap()
+}
+
+fn any_node_spec() -> impl Strategy<Value = NodeSpec> {
+    (1u8..5, any::<bool>(), any_routes()).prop_map(|(id, manager, host_routes)| NodeSpec {
+        name: format!("h{}", id % 3),
+        host_routes,
+        ..node_spec(id, if manager { Role::Manager } else { Role::Worker })
+    })
+}
+
+fn any_routes() -> impl Strategy<Value = Vec<IpNet>> {
+    let routes = [
+        "0.0.0.0/0",
+        "10.0.0.16/30",
+        "10.0.0.32/28",
+        "10.2.0.0/16",
+        "2001:db8::/32",
+    ];
+    vec(
+        select(routes.to_vec()).prop_map(|route| route.parse().unwrap()),
+        0..3,
+    )
+}
+
+fn any_label() -> impl Strategy<Value = Labels> {
+    (0u8..3).prop_map(|value| Labels::from([("zone".to_owned(), value.to_string())]))
+}
+
+fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
+    let cidrs = [
+        "10.0.0.0/29",
+        "10.0.0.8/29",
+        "10.0.0.16/28",
+        "10.0.0.0/27",
+        "10.1.0.8/29",
+        "10.2.1.0/24",
+        "10.3.0.0/29",
+        "10.3.0.1/29",
+        "10.3.0.8/29",
+        "10.3.0.0/28",
+        "127.0.0.0/24",
+        "10.3.0.0/30",
+    ];
+    let subnets = prop_oneof![
+        4 => Just(Vec::new()),
+        1 => vec(select(cidrs.to_vec()).prop_map(subnet), 1..3),
+    ];
+    let vni = proptest::option::weighted(0.2, 4095u32..4100);
+    let name = prop_oneof![
+        12 => (0u8..12).prop_map(|number| format!("n{number}")),
+        1 => select(&["ingress", "Bad_"][..]).prop_map(str::to_owned),
+    ];
+    (0u8..12, name, subnets, vni, any::<bool>()).prop_map(
+        |(id, name, subnets, vni, allow_overlap)| NetworkSpec {
+            subnets,
+            vni: vni.and_then(Vni::new),
+            allow_overlap,
+            ..network_spec(id, &name)
+        },
+    )
+}
+
+fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
+    let address = proptest::option::weighted(
+        0.2,
+        (0u8..32).prop_map(|host| Ipv4Addr::new(10, 0, 0, host)),
+    );
+    let macs = [
+        [2, 0, 0, 0, 0, 1],
+        [2, 0, 0, 0, 0, 2],
+        [2, 0x42, 10, 0, 0, 4],
+        [1, 0, 0, 0, 0, 0],
+    ];
+    let mac = proptest::option::weighted(0.1, select(macs.to_vec()).prop_map(MacAddr));
+    let ifname = proptest::option::weighted(0.1, select(&["eth0", "eth1", "lo"][..]));
+    (
+        1u32..32,
+        prop_oneof![3 => 0u8..3, 1 => 0u8..12],
+        prop_oneof![3 => Just(1), 1 => 1u8..5],
+        0u8..24,
+        0u64..16,
+        (address, mac, ifname),
+    )
+        .prop_map(|(id, network, node, name, inode, (ipv4, mac, ifname))| {
+            let mut spec = endpoint_spec(id, network, &format!("c{name}"));
+            spec.node = node_id(node);
+            spec.attachment.inode = inode;
+            EndpointSpec {
+                ipv4,
+                mac,
+                ifname: ifname.map(str::to_owned),
+                ..spec
+            }
+        })
+}
