@@ -1,0 +1,385 @@
+//! One namespace's table, read back and changed.
+
+use std::collections::BTreeMap;
+
+use weft_netns::Netns;
+use weft_netns::nft::{Batch, NftError, NftSocket, Reading, Table, TableFlags};
+
+use crate::error::BalancerError;
+use crate::layout::Map;
+use crate::observed::{Observed, Raw};
+use crate::plan::{Op, Plan};
+use crate::spec::{self, Changes, Spec};
+use crate::transaction::{Preface, Transaction};
+
+/// Most characters of a table's name. The kernel would take 255.
+const NAME_MAX: usize = 32;
+
+/// Owner of the balancing of one network namespace.
+///
+/// Its calls block: a change of one service takes some tens of microseconds, and reading back and
+/// loading about five microseconds for each slot.
+#[derive(Debug)]
+pub struct Balancer {
+    socket: NftSocket,
+    table: String,
+    /// With these the table is made and claimed.
+    flags: TableFlags,
+    /// What the table says, after the last call that succeeded.
+    known: Option<Known>,
+}
+
+/// What a call did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How many changes: slots, services and classes (chains) that came, went or changed. Making
+    /// the table itself is none.
+    pub ops: usize,
+    /// In how many transactions.
+    pub transactions: usize,
+    /// Services in the table now.
+    pub services: usize,
+    /// Whether the table was made anew, because there was none or one of another shape.
+    pub created: bool,
+    /// Whether the kernel keeps other processes from changing the table (Linux 6.9 and later).
+    pub exclusive: bool,
+}
+
+/// The content of the table as of a generation of the namespace's rules.
+#[derive(Debug)]
+struct Known {
+    generation: u32,
+    observed: Observed,
+}
+
+/// What is to be done with the table before its content.
+struct Found {
+    /// Of the rules when or before the table was read.
+    generation: u32,
+    observed: Observed,
+    preface: Preface,
+}
+
+impl Balancer {
+    /// Opens the balancing of a namespace; changes nothing. `table` is the name of its table, which
+    /// starts with `weft`.
+    ///
+    /// # Errors
+    /// When the name is not one of weft's, the namespace cannot be entered, the kernel has no
+    /// nf_tables, or the privilege lacks.
+    pub fn open(netns: &Netns, table: &str) -> Result<Self, BalancerError> {
+        check_name(table)?;
+        let mut socket = NftSocket::open_in(netns).map_err(BalancerError::unavailable)?;
+        // Refused without the privilege or the subsystem, before anything is tried.
+        socket.generation().map_err(BalancerError::unavailable)?;
+        Ok(Self {
+            socket,
+            table: table.to_owned(),
+            flags: TableFlags::OWNED_AND_PERSISTENT,
+            known: None,
+        })
+    }
+
+    /// Makes the kernel's table say `spec` and nothing else: reads it back, whatever is remembered,
+    /// and changes what differs. A table that is missing or of another shape is made anew; flows
+    /// that exist live on.
+    ///
+    /// # Errors
+    /// [`BalancerError`]. A spec that is refused changes nothing; after another error the part of
+    /// the changes that came before it is in place, and every service works as before or as wanted.
+    pub fn reconcile(&mut self, spec: &Spec) -> Result<Report, BalancerError> {
+        spec::check(spec)?;
+        self.with_flags(|balancer| {
+            balancer.known = None;
+            let found = balancer.read()?;
+            let plan = Plan::full(spec, &found.observed);
+            balancer.carry_out(found, &plan)
+        })
+    }
+
+    /// Changes some services and leaves the others alone. Takes time in proportion to what changes,
+    /// unless the table may have been changed by another process: then it is read back first. A
+    /// table that is lost or of another shape comes back with these services only, which
+    /// [`Report::created`] tells: [`reconcile`](Self::reconcile) then.
+    ///
+    /// # Errors
+    /// As [`reconcile`](Self::reconcile).
+    pub fn change(&mut self, changes: &Changes) -> Result<Report, BalancerError> {
+        for (key, service) in changes {
+            service.iter().try_for_each(|service| service.check(key))?;
+        }
+        self.with_flags(|balancer| {
+            let found = balancer.current()?;
+            let present = &found.observed.services;
+            let comes = |key| changes[key].is_some() && !present.contains_key(key);
+            let coming = changes.keys().filter(|key| comes(key)).count();
+            spec::check_count(present.len() + coming)?;
+            let plan = Plan::partial(changes, &found.observed);
+            balancer.carry_out(found, &plan)
+        })
+    }
+
+    /// Removes the table. Done when there is none. Flows that exist keep their backends.
+    ///
+    /// # Errors
+    /// [`BalancerError`], when another process owns it among others.
+    pub fn remove(mut self) -> Result<(), BalancerError> {
+        let Some(table) = self.table()? else {
+            return Ok(());
+        };
+        let mut batch = Batch::new();
+        batch.delete_table(&table.name);
+        let refused = BalancerError::refused(&self.table);
+        self.socket.commit(batch).map_err(refused)
+    }
+
+    /// Without owner and persistence where the kernel knows neither.
+    fn with_flags(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<Report, BalancerError>,
+    ) -> Result<Report, BalancerError> {
+        match work(self) {
+            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
+                self.flags = TableFlags::NONE;
+                let report = work(self).inspect_err(|_| {
+                    // It was not the flags.
+                    self.flags = TableFlags::OWNED_AND_PERSISTENT;
+                })?;
+                tracing::warn!(
+                    table = self.table,
+                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
+                     change service addresses"
+                );
+                Ok(report)
+            }
+            other => other,
+        }
+    }
+
+    /// The table's head, unless another socket owns it.
+    fn table(&mut self) -> Result<Option<Table>, BalancerError> {
+        let table = self.socket.table(&self.table);
+        let table = table.map_err(BalancerError::unread)?;
+        match table.as_ref().and_then(|table| table.owner) {
+            Some(owner) if owner != self.socket.port() => {
+                Err(BalancerError::owned(&self.table, owner))
+            }
+            _ => Ok(table),
+        }
+    }
+
+    /// What is remembered, if it still holds; else what is read. Nothing is remembered after this
+    /// until the changes are committed.
+    fn current(&mut self) -> Result<Found, BalancerError> {
+        let Some(known) = self.known.take() else {
+            return self.read();
+        };
+        let generation = self.generation()?;
+        // Another's transaction cannot have changed a table that is ours alone.
+        let ours = generation == known.generation
+            || self.table()?.is_some_and(|table| {
+                table.flags == TableFlags::OWNED_AND_PERSISTENT && table.owner.is_some()
+            });
+        if !ours {
+            return self.read();
+        }
+        Ok(Found {
+            generation,
+            observed: known.observed,
+            preface: Preface::None,
+        })
+    }
+
+    fn read(&mut self) -> Result<Found, BalancerError> {
+        let generation = self.generation()?;
+        let (observed, preface) = self.read_table()?;
+        Ok(Found {
+            generation,
+            observed,
+            preface,
+        })
+    }
+
+    fn read_table(&mut self) -> Result<(Observed, Preface), BalancerError> {
+        let nothing = |exists| Ok((Observed::default(), Preface::Create { exists }));
+        let Some(table) = self.table()? else {
+            return nothing(false);
+        };
+        let flags = self.flags;
+        // Between two agents the table has lost its owner and keeps the rest.
+        let orphan =
+            flags == TableFlags::OWNED_AND_PERSISTENT && table.flags == TableFlags::PERSISTENT;
+        if !orphan && table.flags != flags {
+            return nothing(true);
+        }
+        let name = &self.table;
+        let Reading { value, stable } = self
+            .socket
+            .consistent(|socket| dump(socket, name))
+            .map_err(BalancerError::unread)?;
+        if !stable {
+            // Somebody else changes rules all the time. An owned table stands still; what is
+            // misread of another is refused by the kernel when it is changed.
+            tracing::debug!(table = name, "ruleset changed while it was read");
+        }
+        let Some(observed) = Observed::read(name, &value) else {
+            return nothing(true);
+        };
+        let preface = if orphan {
+            Preface::Claim
+        } else {
+            Preface::None
+        };
+        Ok((observed, preface))
+    }
+
+    fn generation(&mut self) -> Result<u32, BalancerError> {
+        self.socket.generation().map_err(BalancerError::unread)
+    }
+
+    fn carry_out(&mut self, found: Found, plan: &Plan) -> Result<Report, BalancerError> {
+        let Found {
+            generation,
+            mut observed,
+            preface,
+        } = found;
+        let created = matches!(preface, Preface::Create { .. });
+        let transactions = match preface {
+            Preface::None => self.stages(plan)?,
+            Preface::Claim => self.commit(preface, &[])? + self.stages(plan)?,
+            Preface::Create { .. } => self.create(preface, plan)?,
+        };
+        plan.stages
+            .iter()
+            .flatten()
+            .for_each(|op| observed.apply(op));
+        let report = Report {
+            ops: plan.ops(),
+            transactions,
+            services: observed.services.len(),
+            created,
+            exclusive: self.flags != TableFlags::NONE,
+        };
+        // Each transaction is a generation. If another's came between, this is not the current one,
+        // and what is remembered is not trusted.
+        let commits = u32::try_from(transactions).unwrap_or(0);
+        let generation = generation.wrapping_add(commits);
+        self.known = Some(Known {
+            generation,
+            observed,
+        });
+        if report.ops > 0 || created {
+            tracing::debug!(table = self.table, ?report, "service addresses changed");
+        }
+        Ok(report)
+    }
+
+    /// A new table and all its content in one transaction, if it fits into one.
+    fn create(&mut self, preface: Preface, plan: &Plan) -> Result<usize, BalancerError> {
+        let all = Transaction::new(plan.stages.iter().flatten());
+        match self
+            .socket
+            .commit(all.batch(&self.table, self.flags, preface))
+        {
+            Ok(()) => Ok(1),
+            Err(NftError::TooLarge { .. }) => Ok(self.commit(preface, &[])? + self.stages(plan)?),
+            Err(error) => Err(BalancerError::refused(&self.table)(error)),
+        }
+    }
+
+    fn stages(&mut self, plan: &Plan) -> Result<usize, BalancerError> {
+        let mut transactions = 0;
+        for stage in plan.stages.iter().filter(|stage| !stage.is_empty()) {
+            transactions += self.commit(Preface::None, stage)?;
+        }
+        Ok(transactions)
+    }
+
+    /// Changes of one stage. They do not depend on one another, but that a class comes before what
+    /// needs it and goes after that.
+    fn commit(&mut self, mut preface: Preface, ops: &[Op]) -> Result<usize, BalancerError> {
+        let Self {
+            socket,
+            table,
+            flags,
+            ..
+        } = self;
+        let transactions = in_pieces(ops, &mut |piece| {
+            socket.commit(Transaction::new(piece).batch(table, *flags, preface))?;
+            preface = Preface::None;
+            Ok(())
+        });
+        transactions.map_err(BalancerError::refused(&self.table))
+    }
+}
+
+/// In as few transactions as a send buffer needs that may not be enlarged: by halves.
+fn in_pieces<T>(
+    items: &[T],
+    commit: &mut impl FnMut(&[T]) -> Result<(), NftError>,
+) -> Result<usize, NftError> {
+    match commit(items) {
+        Ok(()) => Ok(1),
+        Err(NftError::TooLarge { .. }) if items.len() > 1 => {
+            let (first, second) = items.split_at(items.len() / 2);
+            Ok(in_pieces(first, commit)? + in_pieces(second, commit)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn dump(socket: &mut NftSocket, table: &str) -> Result<Raw, NftError> {
+    let mut elements = BTreeMap::new();
+    for map in Map::ALL {
+        elements.insert(map, socket.map_elements(table, map.name())?);
+    }
+    Ok(Raw {
+        chains: socket.chains(table)?,
+        maps: socket.maps(table)?,
+        rules: socket.rules(table)?,
+        elements,
+    })
+}
+
+/// Everything in the packet rules that is weft's carries its name.
+fn check_name(table: &str) -> Result<(), BalancerError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(BalancerError::BadName {
+            table: table.to_owned(),
+            max: NAME_MAX,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was committed when a transaction takes so many.
+    fn committed(count: usize, most: usize) -> Result<Vec<Vec<usize>>, NftError> {
+        let items: Vec<usize> = (0..count).collect();
+        let mut pieces = Vec::new();
+        let transactions = in_pieces(&items, &mut |piece: &[usize]| {
+            if piece.len() > most {
+                return Err(NftError::TooLarge { bytes: piece.len() });
+            }
+            pieces.push(piece.to_vec());
+            Ok(())
+        })?;
+        assert_eq!(transactions, pieces.len());
+        Ok(pieces)
+    }
+
+    #[test]
+    fn what_is_too_large_for_a_transaction_is_spread_in_order() {
+        assert_eq!(committed(5, 5).unwrap(), [[0, 1, 2, 3, 4]]);
+        let pieces = committed(1000, 100).unwrap();
+        assert_eq!(pieces.concat(), (0..1000).collect::<Vec<_>>());
+        assert!(pieces.iter().all(|piece| piece.len() > 50));
+        assert_eq!(committed(0, 0).unwrap(), [[]; 1]);
+        assert!(matches!(committed(3, 0), Err(NftError::TooLarge { .. })));
+    }
+}

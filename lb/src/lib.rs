@@ -1,0 +1,88 @@
+//! Services on one node: the choice among the backends of a service address or port, as packet
+//! rules in the kernel.
+//!
+//! # What is here
+//!
+//! Service addresses (VIPs) and ports of all local addresses of **one** network namespace, for TCP
+//! and UDP over IPv4 and IPv6, by one nftables table that this crate owns whole. The first packet
+//! of a flow chooses a backend, connection tracking keeps the rest with it, and the source address
+//! is left alone. Schedulers: random by weight, source hash, Maglev. Weight 0 drains.
+//!
+//! - [`spec`]: what the table should do, in kernel words.
+//! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
+//!   repairs what differs, and adopts what an earlier process left; [`change`](Balancer::change)
+//!   does some services in time that depends on these alone.
+//!
+//! # What is not here
+//!
+//! No other crate uses this one yet: weft has no services so far. Missing are
+//! - round robin and least-connections, affinity with a time-out, idle time-outs, statistics;
+//! - the two steps of the ingress mesh, and with them answers to `localhost`, replies through the
+//!   entry node, and source rewriting: a published port here needs backends whose replies come back
+//!   through this namespace;
+//! - what becomes of flows whose backend vanished: they stay with it until they end;
+//! - a backend that is chosen for its own connection gets no answer when its packets go through
+//!   the table in its own namespace, for they would come from itself;
+//! - health, and DNS answers.
+//!
+//! # The table
+//!
+//! ```text
+//! table inet weft-lb {
+//!     map services4 { type ipv4_addr . inet_proto . inet_service : classid }
+//!     map classes   { type classid : verdict }        # class -> goto its chain
+//!     map backends4 { type ipv4_addr . inet_proto . inet_service . mark
+//!                        : ipv4_addr . inet_service }
+//!     chain output  { type nat hook output priority dstnat; jump services }
+//!     chain services {
+//!         meta priority set ip daddr . meta l4proto . th dport map @services4 \
+//!             meta priority vmap @classes
+//!     }
+//!     chain random-vip4-3 {
+//!         dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @backends4
+//!     }
+//! }
+//! ```
+//!
+//! The same for IPv6; again for the ports of all local addresses, which are in the maps as those of
+//! the unspecified address; and in the prerouting hook.
+//!
+//! A rule's modulus is a constant. So services with the same number of slots, picked in the same
+//! way, form a *class* with one chain, and there are as many chains as classes, however many
+//! services. A first packet costs three lookups in hash tables. Between the lookups a transaction
+//! may come, so that changes go in stages: first the slots that come, then the class, then the
+//! slots that go; at every moment every slot that a packet can ask for is there. A backend of a
+//! service with equal weights that comes or goes is two or three changes of elements.
+//!
+//! The packet's priority carries the class from one lookup to the next in its first packet, and is
+//! then set to zero: a priority that a program gave its socket holds from the second packet on.
+//!
+//! # Weights
+//!
+//! Weights become slots, at most [`SLOTS_MAX`] of a service: the fewest with which every backend's
+//! part is within 5 % ([`SHARE_TOLERANCE`]) of what its weight says, as long as every one has 2 %
+//! of the weights.
+//!
+//! # Others in the namespace
+//!
+//! The table carries the flags `owner` and `persist`: other processes cannot change it, a foreign
+//! `nft flush ruleset` skips it, and it outlives the agent; while no agent runs it is protected
+//! from nobody, and the next one repairs it. Kernels before 6.9 do not know the second flag; there
+//! the table has no owner, which [`Report::exclusive`] tells. Other tables are never touched.
+
+mod class;
+mod error;
+mod kernel;
+mod layout;
+mod maglev;
+mod observed;
+mod plan;
+mod slots;
+pub mod spec;
+#[cfg(test)]
+mod testing;
+mod transaction;
+
+pub use error::BalancerError;
+pub use kernel::{Balancer, Report};
+pub use slots::{SHARE_TOLERANCE, SLOTS_MAX};

@@ -1,0 +1,111 @@
+//! What a table says, read back or remembered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_netns::nft::{self, Chain, MapData, MapElement, Rule, Verdict};
+
+use crate::class::Class;
+use crate::layout::{self, Map};
+use crate::spec::{Backend, Family, ServiceKey};
+
+/// A table as it is in the kernel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Raw {
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) maps: Vec<nft::Map>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) elements: BTreeMap<Map, Vec<MapElement>>,
+}
+
+/// What the table does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// With what it says of each.
+    pub(crate) services: BTreeMap<ServiceKey, Entry>,
+    /// Those with a chain, with how many services are in each; without the permanent ones.
+    pub(crate) classes: BTreeMap<Class, usize>,
+}
+
+/// What the table says of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// None where a change was interrupted: the service is not in use then.
+    pub(crate) class: Option<Class>,
+    /// May be more than the class uses, where a change was interrupted.
+    pub(crate) slots: BTreeMap<u32, Backend>,
+}
+
+impl Observed {
+    /// Reads a table; none when anything about it is not as this crate makes it.
+    pub(crate) fn read(table: &str, raw: &Raw) -> Option<Self> {
+        let mut observed = Self {
+            services: BTreeMap::new(),
+            classes: read_classes(raw.elements.get(&Map::Classes)?)?,
+        };
+        if !has_shape(table, raw, &observed.classes) {
+            return None;
+        }
+        for family in [Family::V4, Family::V6] {
+            for element in raw.elements.get(&Map::Services(family))? {
+                let key = layout::read_service_key(family, &element.key)?;
+                let class = layout::read_class(value(element)?)?;
+                observed.services.entry(key).or_default().class = Some(class);
+                if !class.is_permanent() {
+                    *observed.classes.get_mut(&class)? += 1;
+                }
+            }
+            for element in raw.elements.get(&Map::Backends(family))? {
+                let (key, slot) = layout::read_slot_key(family, &element.key)?;
+                let backend = layout::read_backend(family, value(element)?)?;
+                let entry = observed.services.entry(key).or_default();
+                entry.slots.insert(slot, backend);
+            }
+        }
+        Some(observed)
+    }
+}
+
+fn value(element: &MapElement) -> Option<&[u8]> {
+    match &element.data {
+        MapData::Value(bytes) => Some(bytes),
+        _ => None,
+    }
+}
+
+fn read_classes(elements: &[MapElement]) -> Option<BTreeMap<Class, usize>> {
+    let mut classes = BTreeSet::new();
+    for element in elements {
+        let class = layout::read_class(&element.key)?;
+        let MapData::Verdict(Verdict::Goto(chain)) = &element.data else {
+            return None;
+        };
+        if *chain != class.to_string() {
+            return None;
+        }
+        classes.insert(class);
+    }
+    if !Class::PERMANENT.iter().all(|class| classes.remove(class)) {
+        return None;
+    }
+    Some(classes.into_iter().map(|class| (class, 0)).collect())
+}
+
+/// Whether chains, maps and rules are those of these classes and no others.
+fn has_shape(table: &str, raw: &Raw, classes: &BTreeMap<Class, usize>) -> bool {
+    let classes = || classes.keys().copied();
+    let mut chains = layout::chains(table);
+    chains.extend(classes().map(|class| layout::class_chain(table, class)));
+    let mut rules = layout::rules(table);
+    rules.extend(classes().flat_map(|class| layout::class_rules(table, class)));
+    let maps = Map::ALL.map(|map| map.object(table)).to_vec();
+    sorted(&raw.chains, |chain| &chain.name) == sorted(&chains, |chain| &chain.name)
+        && sorted(&raw.maps, |map| &map.name) == sorted(&maps, |map| &map.name)
+        // Within a chain the order counts, and sorting keeps it.
+        && sorted(&raw.rules, |rule| &rule.chain) == sorted(&rules, |rule| &rule.chain)
+}
+
+fn sorted<T>(items: &[T], name: impl Fn(&T) -> &str) -> Vec<&T> {
+    let mut items: Vec<&T> = items.iter().collect();
+    items.sort_by(|a, b| name(a).cmp(name(b)));
+    items
+}

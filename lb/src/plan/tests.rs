@@ -1,0 +1,318 @@
+use proptest::prelude::*;
+use weft_netns::nft::{MapData, MapElement};
+
+use super::*;
+use crate::layout::{self, Map};
+use crate::observed::Raw;
+use crate::spec::{Address, Family, MaglevSize, Protocol};
+use crate::testing::{backend, key, port, service};
+use crate::transaction::Transaction;
+
+const TABLE: &str = "weft-lb";
+
+/// The maps and chains of a kernel's table, which refuses what the kernel would refuse.
+#[derive(Clone)]
+struct Kernel {
+    chains: BTreeSet<Class>,
+    maps: BTreeMap<Map, BTreeMap<Vec<u8>, MapData>>,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let mut maps: BTreeMap<_, BTreeMap<_, _>> =
+            Map::ALL.map(|map| (map, BTreeMap::new())).into();
+        let permanent = Class::PERMANENT.map(layout::class_element);
+        let permanent = permanent.map(|element| (element.key, element.data));
+        maps.insert(Map::Classes, permanent.into());
+        Self {
+            chains: BTreeSet::new(),
+            maps,
+        }
+    }
+
+    fn commit(&mut self, transaction: &Transaction) {
+        for class in &transaction.add_chains {
+            assert!(self.chains.insert(*class), "chain {class} is there");
+        }
+        for (map, keys) in &transaction.delete {
+            for key in keys {
+                let old = self.maps.entry(*map).or_default().remove(key);
+                assert!(old.is_some(), "no such element of {map:?}");
+            }
+        }
+        for (map, elements) in &transaction.add {
+            for element in elements {
+                let (key, data) = (element.key.clone(), element.data.clone());
+                let old = self.maps.entry(*map).or_default().insert(key, data);
+                assert!(old.is_none(), "an element of {map:?} is there");
+            }
+        }
+        for class in &transaction.delete_chains {
+            assert!(self.chains.remove(class), "no chain {class}");
+            let key = layout::class_element(*class).key;
+            assert!(
+                !self.maps[&Map::Classes].contains_key(&key),
+                "chain {class} in use"
+            );
+        }
+    }
+
+    fn read(&self) -> Observed {
+        let elements = self.maps.iter().map(|(map, elements)| {
+            let elements = elements.iter().map(|(key, data)| MapElement {
+                key: key.clone(),
+                data: data.clone(),
+            });
+            (*map, elements.collect())
+        });
+        let chains = || self.chains.iter().copied();
+        let raw = Raw {
+            chains: layout::chains(TABLE)
+                .into_iter()
+                .chain(chains().map(|class| layout::class_chain(TABLE, class)))
+                .collect(),
+            maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
+            rules: layout::rules(TABLE)
+                .into_iter()
+                .chain(chains().flat_map(|class| layout::class_rules(TABLE, class)))
+                .collect(),
+            elements: elements.collect(),
+        };
+        Observed::read(TABLE, &raw).expect("a table of the right shape")
+    }
+
+    /// Every slot that a packet which read its class from `earlier` may ask for is here.
+    fn serves_readers_of(&self, earlier: &Observed) {
+        let now = self.read();
+        for (key, entry) in &earlier.services {
+            let Some(class) = entry.class else {
+                continue;
+            };
+            for slot in 0..class.slots() {
+                let found = now
+                    .services
+                    .get(key)
+                    .is_some_and(|e| e.slots.contains_key(&slot));
+                assert!(found, "{key} misses slot {slot}");
+            }
+        }
+    }
+
+    /// Commits stage by stage, and checks what packets between the stages meet.
+    fn carry_out(&mut self, plan: &Plan) -> Vec<Kernel> {
+        let mut states = vec![self.clone()];
+        for (index, stage) in plan.stages.iter().enumerate() {
+            let before = self.read();
+            self.commit(&Transaction::new(stage));
+            // The last stage is committed when no packet remembers the classes of before.
+            if index < 2 {
+                self.serves_readers_of(&before);
+            }
+            self.serves_readers_of(&self.read());
+            states.push(self.clone());
+        }
+        states
+    }
+}
+
+fn reconcile(kernel: &mut Kernel, spec: &Spec) -> Plan {
+    let plan = Plan::full(spec, &kernel.read());
+    kernel.carry_out(&plan);
+    assert_eq!(Plan::full(spec, &kernel.read()), Plan::default());
+    plan
+}
+
+fn of_random(backends: &[(&str, u16, u16)]) -> Spec {
+    let service = service(Scheduler::Random, backends);
+    [(key("10.0.9.9", 80), service)].into()
+}
+
+#[test]
+fn a_backend_that_goes_or_comes_is_a_few_changes() {
+    let mut kernel = Kernel::new();
+    let all: Vec<_> = (1..=50).map(|port| ("10.0.0.2", port, 1)).collect();
+    // Services in the classes before and after, so that no chain comes or goes.
+    let mut spec: Spec = of_random(&all);
+    for (number, count) in [(81, 49), (82, 50)] {
+        let other = service(Scheduler::Random, &all[..count]);
+        spec.insert(key("10.0.9.9", number), other);
+    }
+    reconcile(&mut kernel, &spec);
+    let mut less = spec.clone();
+    let service = less.get_mut(&key("10.0.9.9", 80)).unwrap();
+    service.backends.remove(&backend("10.0.0.2", 7));
+    // The last slot into the freed one, the class, the last slot.
+    let plan = reconcile(&mut kernel, &less);
+    assert_eq!(plan.stages.each_ref().map(Vec::len), [1, 1, 1]);
+    // A new last slot, the class.
+    let plan = reconcile(&mut kernel, &spec);
+    assert_eq!(plan.stages.each_ref().map(Vec::len), [1, 1, 0]);
+}
+
+#[test]
+fn a_drained_backend_has_no_slot_and_the_last_one_leaves_a_service_that_refuses() {
+    let mut kernel = Kernel::new();
+    reconcile(
+        &mut kernel,
+        &of_random(&[("10.0.0.2", 80, 1), ("10.0.0.3", 80, 0)]),
+    );
+    let observed = kernel.read();
+    let entry = &observed.services[&key("10.0.9.9", 80)];
+    assert_eq!(entry.slots, [(0, backend("10.0.0.2", 80))].into());
+    reconcile(&mut kernel, &of_random(&[("10.0.0.2", 80, 0)]));
+    let observed = kernel.read();
+    assert_eq!(
+        observed.services[&key("10.0.9.9", 80)].class,
+        Some(Class::Empty)
+    );
+    assert_eq!(observed.classes, [].into());
+}
+
+#[test]
+fn an_empty_spec_leaves_nothing() {
+    let mut kernel = Kernel::new();
+    reconcile(&mut kernel, &of_random(&[("10.0.0.2", 80, 1)]));
+    reconcile(&mut kernel, &Spec::new());
+    assert_eq!(kernel.read(), Observed::default());
+}
+
+#[test]
+fn a_table_of_another_shape_is_not_read() {
+    let mut raw = Raw {
+        chains: layout::chains(TABLE),
+        maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
+        rules: layout::rules(TABLE),
+        elements: Map::ALL.map(|map| (map, Vec::new())).into(),
+    };
+    let permanent = Class::PERMANENT.map(layout::class_element).to_vec();
+    raw.elements.insert(Map::Classes, permanent);
+    assert_eq!(Observed::read(TABLE, &raw), Some(Observed::default()));
+    let mut ruleless = raw.clone();
+    ruleless.rules.pop();
+    let mut disordered = raw.clone();
+    let last = disordered.rules.len() - 1;
+    disordered.rules.swap(last - 2, last - 3);
+    let mut mapless = raw.clone();
+    mapless.maps.pop();
+    let mut chained = raw.clone();
+    chained.chains.push(layout::class_chain(
+        "weft-lb",
+        Class::from_number(4 << 16 | 1).unwrap(),
+    ));
+    let mut odd = raw.clone();
+    let element = MapElement {
+        key: vec![0; 12],
+        data: MapData::Value(vec![0; 4]),
+    };
+    odd.elements
+        .insert(Map::Services(Family::V4), vec![element]);
+    for raw in [ruleless, disordered, mapless, chained, odd, Raw::default()] {
+        assert_eq!(Observed::read(TABLE, &raw), None);
+    }
+}
+
+fn any_key() -> impl Strategy<Value = ServiceKey> {
+    let addresses = vec![
+        Address::Vip("10.0.9.1".parse().unwrap()),
+        Address::Vip("2001:db8::9".parse().unwrap()),
+        Address::Local(Family::V4),
+        Address::Local(Family::V6),
+    ];
+    let protocols = vec![Protocol::Tcp, Protocol::Udp];
+    (
+        prop::sample::select(addresses),
+        prop::sample::select(protocols),
+        1u16..3,
+    )
+        .prop_map(|(address, protocol, number)| ServiceKey {
+            address,
+            protocol,
+            port: port(number),
+        })
+}
+
+fn any_service() -> impl Strategy<Value = (Scheduler, BTreeMap<u8, u16>)> {
+    let scheduler = prop_oneof![
+        4 => Just(Scheduler::Random),
+        3 => Just(Scheduler::SourceHash),
+        1 => Just(Scheduler::Maglev(MaglevSize::Small)),
+    ];
+    let weight = prop_oneof![1 => Just(0u16), 4 => Just(1), 2 => 1u16..10];
+    let backends = prop::collection::btree_map(2u8..12, weight, 0..8);
+    (scheduler, backends)
+}
+
+fn any_spec() -> impl Strategy<Value = Spec> {
+    prop::collection::btree_map(any_key(), any_service(), 0..8).prop_map(|services| {
+        let build = |(key, (scheduler, backends)): (ServiceKey, (_, BTreeMap<u8, u16>))| {
+            let prefix = match key.family() {
+                Family::V4 => "10.0.0.",
+                Family::V6 => "2001:db8::",
+            };
+            let backends = backends
+                .into_iter()
+                .map(|(host, weight)| (backend(&format!("{prefix}{host}"), 80), weight))
+                .collect();
+            let service = Service {
+                scheduler,
+                backends,
+            };
+            (key, service)
+        };
+        services.into_iter().map(build).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn plans_lead_to_the_spec_and_no_packet_meets_a_missing_slot(
+        specs in prop::collection::vec(any_spec(), 1..5),
+    ) {
+        let mut kernel = Kernel::new();
+        for spec in &specs {
+            reconcile(&mut kernel, spec);
+            let observed = kernel.read();
+            prop_assert!(observed.services.keys().eq(spec.keys()));
+            for (key, service) in spec {
+                let found: BTreeSet<_> = observed.services[key].slots.values().copied().collect();
+                let wanted: BTreeSet<_> = service.active().map(|(backend, _)| backend).collect();
+                prop_assert_eq!(found, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn a_plan_given_up_anywhere_is_finished_by_the_next(
+        before in any_spec(),
+        interrupted in any_spec(),
+        after in any_spec(),
+    ) {
+        let mut kernel = Kernel::new();
+        reconcile(&mut kernel, &before);
+        let plan = Plan::full(&interrupted, &kernel.read());
+        for mut state in kernel.carry_out(&plan) {
+            reconcile(&mut state, &after);
+            prop_assert!(state.read().services.keys().eq(after.keys()));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_would_be_read(before in any_spec(), after in any_spec()) {
+        let mut kernel = Kernel::new();
+        reconcile(&mut kernel, &before);
+        let mut remembered = kernel.read();
+        let mut changes: Changes = before.keys().map(|key| (*key, None)).collect();
+        changes.extend(after.iter().map(|(key, service)| (*key, Some(service.clone()))));
+        let plan = Plan::partial(&changes, &remembered);
+        prop_assert_eq!(&plan, &Plan::full(&after, &remembered));
+        for stage in &plan.stages {
+            for op in stage {
+                remembered.apply(op);
+            }
+        }
+        kernel.carry_out(&plan);
+        prop_assert_eq!(remembered, kernel.read());
+    }
+}

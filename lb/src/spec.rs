@@ -1,0 +1,318 @@
+//! What one namespace's table should do, in kernel words.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+
+/// Most services of a table: their map then takes about 6 MB of kernel memory.
+pub const SERVICES_MAX: usize = 65_536;
+/// Most backends of a service, drained ones included: half of the most slots, so that every one
+/// gets a slot whatever the weights.
+pub const BACKENDS_MAX: usize = 512;
+/// A Maglev table has at least so many slots for each backend: at equal weights no backend then
+/// gets a tenth more than another.
+pub const MAGLEV_SLOTS_PER_BACKEND: usize = 10;
+
+/// The wanted content of a table.
+pub type Spec = BTreeMap<ServiceKey, Service>;
+/// Services that are new or different, and (none) those that go.
+pub type Changes = BTreeMap<ServiceKey, Option<Service>>;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The destination of the packets that a service is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// A service address. The namespace needs a route to it, or its own packets have no way.
+    Vip(IpAddr),
+    /// Every address of the namespace that no [`Vip`](Self::Vip) with the same port is: a published
+    /// port.
+    Local(Family),
+}
+
+/// What names a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceKey {
+    /// Destination address.
+    pub address: Address,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Destination port.
+    pub port: NonZeroU16,
+}
+
+/// Where a flow may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Its address, of the service's family.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: NonZeroU16,
+}
+
+/// How a backend is chosen for a new flow. Packets of a flow follow its first one, by connection
+/// tracking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scheduler {
+    /// At random, in proportion to the weights.
+    Random,
+    /// By a hash of the source address: a client's flows go to one backend, until the number of
+    /// backends or a weight changes.
+    SourceHash,
+    /// By a hash of source address and port into a Maglev table: every node chooses the same
+    /// backend for a flow, and a backend that goes or comes moves few of the others' flows.
+    Maglev(MaglevSize),
+}
+
+/// Slots of a Maglev table, a prime number. It costs about 100 bytes of kernel memory and two
+/// microseconds of loading for each. Changing the size moves most flows, so it is chosen for the
+/// most backends that a service will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MaglevSize {
+    /// 251 slots, at most 25 backends.
+    Small,
+    /// 2,039 slots, at most 203 backends.
+    Medium,
+    /// 16,381 slots, any number of backends.
+    Large,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// How a backend is chosen.
+    pub scheduler: Scheduler,
+    /// The backends with their weights. With weight 0 a backend takes no new flow and keeps those
+    /// it has. A service without a backend that takes flows refuses them (ICMP port unreachable).
+    pub backends: BTreeMap<Backend, u16>,
+}
+
+/// A wanted content that no table can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// Too many services.
+    #[error("{count} services refused: one namespace takes at most {SERVICES_MAX}")]
+    TooManyServices {
+        /// How many.
+        count: usize,
+    },
+    /// Too many backends.
+    #[error("service {service} refused: {count} backends, and it takes at most {max}{}",
+        if *.max < BACKENDS_MAX { " with a Maglev table of this size" } else { "" })]
+    TooManyBackends {
+        /// Of which service.
+        service: ServiceKey,
+        /// How many.
+        count: usize,
+        /// Most.
+        max: usize,
+    },
+    /// The address is none to balance.
+    #[error("service {service} refused: its address must be unicast, and not an IPv4-mapped one")]
+    BadAddress {
+        /// Which service.
+        service: ServiceKey,
+    },
+    /// The backend is none to send to.
+    #[error(
+        "service {service} refused: its backend {backend} must be a unicast address of the \
+         service's family, and not an IPv4-mapped one"
+    )]
+    BadBackend {
+        /// Which service.
+        service: ServiceKey,
+        /// Which backend.
+        backend: Backend,
+    },
+}
+
+impl Family {
+    /// The address that no packet goes to; in the maps it stands for every local one.
+    pub(crate) const fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+
+    const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl ServiceKey {
+    /// The address family of the service and its backends.
+    pub const fn family(&self) -> Family {
+        match self.address {
+            Address::Vip(address) => Family::of(address),
+            Address::Local(family) => family,
+        }
+    }
+}
+
+impl MaglevSize {
+    /// How many slots.
+    pub const fn slots(self) -> u16 {
+        match self {
+            Self::Small => 251,
+            Self::Medium => 2_039,
+            Self::Large => 16_381,
+        }
+    }
+}
+
+impl Service {
+    /// Whether a table can have it under that name.
+    ///
+    /// # Errors
+    /// [`SpecError`], for the first thing that is wrong.
+    pub fn check(&self, service: &ServiceKey) -> Result<(), SpecError> {
+        let service = *service;
+        if matches!(service.address, Address::Vip(address) if !is_unicast(address)) {
+            return Err(SpecError::BadAddress { service });
+        }
+        let max = match self.scheduler {
+            Scheduler::Maglev(size) => {
+                BACKENDS_MAX.min(usize::from(size.slots()) / MAGLEV_SLOTS_PER_BACKEND)
+            }
+            Scheduler::Random | Scheduler::SourceHash => BACKENDS_MAX,
+        };
+        let count = self.backends.len();
+        if count > max {
+            return Err(SpecError::TooManyBackends {
+                service,
+                count,
+                max,
+            });
+        }
+        let good = |backend: &Backend| {
+            is_unicast(backend.address) && Family::of(backend.address) == service.family()
+        };
+        match self.backends.keys().find(|backend| !good(backend)) {
+            Some(&backend) => Err(SpecError::BadBackend { service, backend }),
+            None => Ok(()),
+        }
+    }
+
+    /// The backends that take new flows.
+    pub(crate) fn active(&self) -> impl Iterator<Item = (Backend, u16)> {
+        let backends = self
+            .backends
+            .iter()
+            .map(|(backend, weight)| (*backend, *weight));
+        backends.filter(|(_, weight)| *weight > 0)
+    }
+}
+
+/// Whether a table can have this content.
+///
+/// # Errors
+/// [`SpecError`], for the first thing that is wrong.
+pub fn check(spec: &Spec) -> Result<(), SpecError> {
+    check_count(spec.len())?;
+    spec.iter()
+        .try_for_each(|(key, service)| service.check(key))
+}
+
+pub(crate) fn check_count(count: usize) -> Result<(), SpecError> {
+    if count > SERVICES_MAX {
+        return Err(SpecError::TooManyServices { count });
+    }
+    Ok(())
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(ip) if ip.is_broadcast());
+    let mapped = matches!(address, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    !(address.is_unspecified() || address.is_multicast() || broadcast || mapped)
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Address::Vip(IpAddr::V6(ip)) => write!(f, "[{ip}]")?,
+            Address::Vip(ip) => write!(f, "{ip}")?,
+            Address::Local(Family::V4) => f.write_str("local4")?,
+            Address::Local(Family::V6) => f.write_str("local6")?,
+        }
+        write!(f, ":{}/{}", self.port, self.protocol)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port.get()).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{backend, key, service};
+
+    #[test]
+    fn what_no_table_can_have_is_refused_by_name() {
+        let good = service(Scheduler::Random, &[("10.0.0.2", 80, 1)]);
+        assert_eq!(good.check(&key("10.0.9.9", 80)), Ok(()));
+        for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"] {
+            let key = key(address, 80);
+            assert_eq!(
+                good.check(&key),
+                Err(SpecError::BadAddress { service: key })
+            );
+        }
+        let service = key("2001:db8::9", 80);
+        let error = good.check(&service).unwrap_err();
+        let backend = backend("10.0.0.2", 80);
+        assert_eq!(error, SpecError::BadBackend { service, backend });
+        assert!(
+            error
+                .to_string()
+                .starts_with("service [2001:db8::9]:80/tcp refused")
+        );
+    }
+
+    #[test]
+    fn a_maglev_table_bounds_the_number_of_backends() {
+        let backends: Vec<_> = (1..=26).map(|port| ("10.0.0.2", port, 1)).collect();
+        let mut many = service(Scheduler::Maglev(MaglevSize::Small), &backends);
+        let error = many.check(&key("10.0.9.9", 80)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("26 backends, and it takes at most 25 with")
+        );
+        many.scheduler = Scheduler::Maglev(MaglevSize::Medium);
+        assert_eq!(many.check(&key("10.0.9.9", 80)), Ok(()));
+    }
+}
