@@ -1,0 +1,39 @@
+#![forbid(unsafe_code)]
+//! The pure core of encrypted networks: ESP (RFC 4303) in UDP (RFC 3948) with AES-256-GCM (RFC
+//! 4106) around VXLAN datagrams.
+//!
+//! # What is here
+//! - [`esp`]: the bytes of a packet, and of what else may come on its port.
+//! - [`sa`]: outbound and inbound security associations, which seal and open in place.
+//! - [`replay`]: the replay window and extended sequence numbers.
+//! - [`keys`]: keys from what a TLS session exports.
+//! - [`rotation`]: how two peers change keys, and sessions, without losing a packet.
+//! - [`inner`]: the VXLAN datagram that is wrapped.
+//! - [`mtu`]: what is left of the underlay's MTU.
+//! - Counters of packets dropped, by [cause](Refusal).
+//!
+//! # What is not here
+//! Anything that does something. No socket, thread, clock, source of randomness or kernel interface
+//! is touched: buffers, times, key material and SPIs come from the caller. No other crate of weft
+//! uses this one so far, **weft encrypts no network, and has no option that would say so**.
+//! Missing are the data paths (kernel XFRM states, user-space forwarder), whoever takes the secret
+//! from the agents' sessions and carries [`rotation`]'s messages over them, the treatment of DSCP,
+//! ECN and ICMP, and everything that makes an encrypted network fail closed.
+//!
+//! What comes speaks kernel words (addresses, ports, SPIs) and depends on no crate of the workspace
+//! but `weft-netns`.
+
+mod aead;
+mod counters;
+pub mod esp;
+pub mod inner;
+pub mod keys;
+pub mod mtu;
+pub mod replay;
+pub mod rotation;
+pub mod sa;
+
+#[cfg(test)]
+mod test_util;
+
+pub use counters::{InboundCounters, OutboundCounters, Refusal};
