@@ -1,0 +1,29 @@
+//! What the local API and `--format json` speak. Field names are stable: programs rely on them, and
+//! the OpenAPI document describes them from these declarations.
+//!
+//! Objects are named by their ids (16 characters of a-z and 2-7) and, where people read them, by
+//! their names too. Requests refuse fields that they do not know, so that a misspelt option is
+//! never silently without effect.
+
+mod endpoint;
+mod error;
+mod event;
+mod network;
+mod node;
+mod request;
+mod status;
+pub(crate) mod text;
+
+pub use endpoint::{Endpoint, EndpointState, Kind};
+pub use error::{ApiError, ErrorCode};
+pub use event::{Event, EventAction, EventObject, EventType};
+pub use network::{Network, Subnet};
+pub use node::{Availability, Node, NodeStatus, Role};
+pub use request::{
+    AttachRequest, DetachQuery, InitRequest, JoinRequest, LeaveRequest, NetworkCreateRequest,
+    WaitRequest,
+};
+pub use status::{Applied, Certificate, Feature, Joined, Managers, Peer, Problem, Status, Token};
+
+#[cfg(test)]
+mod tests;

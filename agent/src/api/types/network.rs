@@ -1,0 +1,100 @@
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use weft_raft::model;
+
+/// An isolated layer-2 segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// Never used twice.
+    pub id: String,
+    /// Unique in the cluster.
+    pub name: String,
+    /// How endpoints on different nodes reach one another: `overlay`.
+    pub driver: String,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Where its addresses come from.
+    pub subnets: Vec<Subnet>,
+    /// MTU in bytes of endpoints.
+    pub mtu: u32,
+    /// Whether traffic between nodes is encrypted.
+    pub encrypted: bool,
+    /// No route out and no foreign names.
+    pub internal: bool,
+    /// Broadcast and multicast are replicated to the member nodes.
+    pub multicast: bool,
+    /// Carries published ports; exactly one network does.
+    pub ingress: bool,
+    /// Admitted although its subnets overlap another network's.
+    pub allow_overlap: bool,
+    /// Operator annotations.
+    pub labels: BTreeMap<String, String>,
+    /// Log index of the last change.
+    pub revision: u64,
+}
+
+/// One address range of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Subnet {
+    /// The range.
+    #[schema(value_type = String, example = "10.0.1.0/24")]
+    pub cidr: Ipv4Net,
+    /// Reserved for the way out.
+    #[schema(value_type = String, example = "10.0.1.1")]
+    pub gateway: Ipv4Addr,
+    /// Addresses that endpoints hold.
+    pub used: u64,
+    /// Addresses that endpoints may still be given.
+    pub free: u64,
+}
+
+impl Network {
+    /// The row with what is derived: `mtu` in bytes, and addresses counted from the endpoints of
+    /// `view`.
+    pub fn from_row(row: &model::Network, mtu: u32, view: &model::View) -> Self {
+        let subnets = row
+            .subnets
+            .iter()
+            .map(|subnet| Subnet::from_row(subnet, row.id, view))
+            .collect();
+        Self {
+            id: row.id.to_string(),
+            name: row.name.clone(),
+            driver: row.driver.to_string(),
+            vni: row.vni.get(),
+            subnets,
+            mtu,
+            encrypted: false,
+            internal: row.internal,
+            multicast: row.multicast,
+            ingress: row.ingress,
+            allow_overlap: row.allow_overlap,
+            labels: row.labels.clone(),
+            revision: row.revision,
+        }
+    }
+}
+
+/// Network address, gateway and broadcast address are given to no endpoint.
+const RESERVED_ADDRESSES: u64 = 3;
+
+impl Subnet {
+    fn from_row(row: &model::Subnet, network: model::NetworkId, view: &model::View) -> Self {
+        let used = view
+            .endpoints
+            .values()
+            .filter(|endpoint| endpoint.network == network && row.cidr.contains(&endpoint.ipv4))
+            .count() as u64;
+        let usable = (1u64 << (32 - row.cidr.prefix_len())).saturating_sub(RESERVED_ADDRESSES);
+        Self {
+            cidr: row.cidr,
+            gateway: row.gateway,
+            used,
+            free: usable.saturating_sub(used),
+        }
+    }
+}

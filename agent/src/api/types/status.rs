@@ -1,0 +1,150 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Role;
+
+/// What an agent knows of itself and of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Id of this node; `null` while it is in no cluster, as the following three are.
+    pub node: Option<String>,
+    /// Name of this node.
+    pub name: Option<String>,
+    /// Id of the cluster.
+    pub cluster: Option<String>,
+    /// Whether this node votes.
+    pub role: Option<Role>,
+    /// Id of the leading manager; `null` while there is none that this node knows.
+    pub leader: Option<String>,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// Log index of the state that this node has.
+    pub revision: u64,
+    /// Log index of the state that this node's kernel reflects.
+    pub applied: u64,
+    /// How many managers there are.
+    pub managers: Managers,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// What the kernel was probed for.
+    pub features: Vec<Feature>,
+    /// What could not be programmed on this node, and is tried again.
+    pub problems: Vec<Problem>,
+    /// What was refused or thrown away, by counter name.
+    pub drops: BTreeMap<String, u64>,
+    /// This node's certificate.
+    pub certificate: Option<Certificate>,
+}
+
+/// How many managers there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Managers {
+    /// Members that vote.
+    pub total: u32,
+    /// Those that can be reached from here, this node included.
+    pub reachable: u32,
+    /// Those that must be reachable for a change to be decided.
+    pub needed: u32,
+}
+
+/// Another node as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Peer {
+    /// Its id.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// Control address.
+    #[schema(value_type = String)]
+    pub addr: SocketAddr,
+    /// Whether it votes.
+    pub role: Role,
+    /// Whether it answers, where this node talks to it.
+    pub reachable: Option<bool>,
+    /// Round-trip time of the control connection in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Log index that its kernel reflects, where this node was told.
+    pub applied: Option<u64>,
+}
+
+/// A kernel feature that weft uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Feature {
+    /// What it is called.
+    pub name: String,
+    /// Whether this kernel has it.
+    pub present: bool,
+    /// What is lost without it and what to do.
+    pub hint: Option<String>,
+}
+
+/// Something that could not be programmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// What it concerns: `network web`, `endpoint api.web`, `guard`.
+    pub object: String,
+    /// Why, in one line.
+    pub message: String,
+}
+
+/// Life of a node certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// Seconds from now until `not_after`; negative once it has expired.
+    pub expires_in_s: i64,
+}
+
+/// What `init` and `join` lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Joined {
+    /// Id of this node.
+    pub node: String,
+    /// Name of this node.
+    pub name: String,
+    /// Id of the cluster.
+    pub cluster: String,
+    /// Whether this node votes.
+    pub role: Role,
+    /// Control address that this node advertises.
+    #[schema(value_type = String)]
+    pub addr: SocketAddr,
+}
+
+/// What admits a node, and where.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// Role that it grants.
+    pub role: Role,
+    /// `WFTKN-1-<digest of the CA>-<secret>`.
+    pub token: String,
+    /// Managers that a joiner may be pointed at, this node first if it is one.
+    #[schema(value_type = Vec<String>)]
+    pub managers: Vec<SocketAddr>,
+}
+
+/// What one node's kernel reflects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    /// Id of the node.
+    pub node: String,
+    /// Name of the node.
+    pub name: String,
+    /// Log index that its kernel reflects.
+    pub revision: u64,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("role", &self.role)
+            .field("managers", &self.managers)
+            .finish_non_exhaustive()
+    }
+}

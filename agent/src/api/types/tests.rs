@@ -1,0 +1,156 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::api::fake::{a_network, a_node, a_status, an_endpoint, some_events};
+
+fn is<T>(value: &T, golden: Value)
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let written = serde_json::to_value(value).unwrap();
+    assert_eq!(written, golden);
+    assert_eq!(&serde_json::from_value::<T>(written).unwrap(), value);
+}
+
+#[test]
+fn a_node_is_written_with_the_documented_names() {
+    is(
+        &a_node(),
+        json!({
+            "id": "aaaaaaaaaaaaaaaa", "name": "h1", "self": true, "role": "manager",
+            "leader": true, "status": "ready", "availability": "active",
+            "addr": "192.0.2.1:2377", "data_path_addr": "192.0.2.1", "underlay_mtu": 1500,
+            "version": "0.1.0", "labels": {"rack": "1"}, "revision": 7,
+        }),
+    );
+}
+
+#[test]
+fn a_network_is_written_with_the_documented_names() {
+    is(
+        &a_network(),
+        json!({
+            "id": "bbbbbbbbbbbbbbbb", "name": "web", "driver": "overlay", "vni": 4097,
+            "subnets": [
+                {"cidr": "10.0.1.0/24", "gateway": "10.0.1.1", "used": 1, "free": 252}
+            ],
+            "mtu": 1450, "encrypted": false, "internal": false, "multicast": false,
+            "ingress": false, "allow_overlap": false, "labels": {}, "revision": 8,
+        }),
+    );
+}
+
+#[test]
+fn an_endpoint_is_written_with_the_documented_names() {
+    is(
+        &an_endpoint(),
+        json!({
+            "id": "cccccccccccccccc", "name": "api", "network": "web",
+            "network_id": "bbbbbbbbbbbbbbbb", "node": "h1", "node_id": "aaaaaaaaaaaaaaaa",
+            "ipv4": "10.0.1.2", "ipv6": null, "mac": "02:42:0a:00:01:02", "ifname": "eth0",
+            "service": null, "state": "ready", "error": null, "aliases": ["backend"],
+            "labels": {}, "netns": "/proc/7/ns/net", "revision": 9,
+            "kind": {"type": "run", "command": ["sleep", "9"], "detached": true},
+        }),
+    );
+}
+
+#[test]
+fn a_status_is_written_with_the_documented_names() {
+    is(
+        &a_status(),
+        json!({
+            "node": "aaaaaaaaaaaaaaaa", "name": "h1", "cluster": "dddddddddddddddd",
+            "role": "manager", "leader": "eeeeeeeeeeeeeeee", "pid": 4711, "version": "0.1.0",
+            "revision": 42, "applied": 41,
+            "managers": {"total": 3, "reachable": 2, "needed": 2},
+            "peers": [{
+                "node": "eeeeeeeeeeeeeeee", "name": "h2", "addr": "192.0.2.2:2377",
+                "role": "manager", "reachable": true, "rtt_us": 1234, "applied": null,
+            }],
+            "features": [{
+                "name": "vxlan", "present": false, "hint": "load the module: modprobe vxlan",
+            }],
+            "problems": [{"object": "network web", "message": "no vxlan"}],
+            "drops": {"control.malformed": 3},
+            "certificate": {"not_after": 2, "expires_in_s": 7_000_000},
+        }),
+    );
+}
+
+#[test]
+fn an_event_is_written_with_the_documented_names() {
+    is(
+        &some_events()[1],
+        json!({
+            "revision": 10, "type": "network", "action": "removed", "id": "bbbbbbbbbbbbbbbb",
+            "name": "web", "object": null,
+        }),
+    );
+}
+
+#[test]
+fn error_codes_are_written_with_the_documented_names() {
+    let names = serde_json::to_value(ErrorCode::ALL).unwrap();
+    assert_eq!(
+        names,
+        json!([
+            "invalid",
+            "not_found",
+            "conflict",
+            "in_use",
+            "exhausted",
+            "not_member",
+            "already_member",
+            "no_leader",
+            "timed_out",
+            "unsupported",
+            "failed",
+        ])
+    );
+}
+
+#[test]
+fn a_request_leaves_open_what_it_does_not_say() {
+    let request: AttachRequest =
+        serde_json::from_value(json!({"network": "web", "netns": "/run/netns/blue"})).unwrap();
+    assert_eq!(request.kind, Kind::Attached);
+    assert_eq!(
+        request.netns_path().unwrap().to_str(),
+        Some("/run/netns/blue")
+    );
+    let request: InitRequest = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(request, InitRequest::default());
+}
+
+#[test]
+fn an_attachment_names_exactly_one_namespace() {
+    let with = |pid, netns: Option<&str>| AttachRequest {
+        pid,
+        netns: netns.map(Into::into),
+        ..AttachRequest::new("web")
+    };
+    assert!(with(Some(7), None).netns_path().is_ok());
+    for request in [
+        with(None, None),
+        with(Some(0), None),
+        with(Some(7), Some("/run/netns/blue")),
+        with(None, Some("netns/blue")),
+    ] {
+        assert_eq!(request.netns_path().unwrap_err().code, ErrorCode::Invalid);
+    }
+}
+
+#[test]
+fn printing_for_debugging_shows_no_secret() {
+    let request = JoinRequest {
+        token: "WFTKN-1-abc-secret".into(),
+        ..JoinRequest::default()
+    };
+    let token = Token {
+        role: Role::Worker,
+        token: "WFTKN-1-abc-secret".into(),
+        managers: Vec::new(),
+    };
+    assert!(!format!("{request:?} {token:?}").contains("secret"));
+}

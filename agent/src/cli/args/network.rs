@@ -1,0 +1,73 @@
+use std::net::Ipv4Addr;
+
+use clap::{Args, Subcommand};
+use ipnet::Ipv4Net;
+
+use super::{InspectArgs, ReadArgs, value};
+
+/// `weft network`.
+#[derive(Debug, Subcommand)]
+#[command(arg_required_else_help = true)]
+pub enum NetworkCommand {
+    /// Create a network; prints its ID
+    Create(NetworkCreateArgs),
+    /// List the networks
+    #[command(visible_alias = "list")]
+    Ls(ReadArgs),
+    /// Show one network as JSON
+    Inspect {
+        /// NAME, ID or beginning of an ID
+        #[arg(value_parser = value::wanted)]
+        network: String,
+        /// How to print.
+        #[command(flatten)]
+        read: InspectArgs,
+    },
+    /// Remove networks that nothing is attached to
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// NAME, ID or beginning of an ID
+        #[arg(required = true, value_name = "NETWORK", value_parser = value::wanted)]
+        networks: Vec<String>,
+    },
+}
+
+/// `weft network create`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weft network create web
+  weft network create db --subnet 10.20.0.0/24 --internal")]
+pub struct NetworkCreateArgs {
+    /// 1 to 63 of a-z, 0-9 and -
+    #[arg(value_parser = value::network_name)]
+    pub name: String,
+    /// How endpoints on different hosts reach one another
+    #[arg(short, long, value_name = "DRIVER", default_value = "overlay",
+          value_parser = value::driver)]
+    pub driver: String,
+    /// Range of addresses, may be repeated [default: from the cluster's pools]
+    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    pub subnet: Vec<Ipv4Net>,
+    /// Address of the way out, inside a --subnet [default: the subnet's first]
+    #[arg(long, value_name = "ADDRESS", value_parser = value::ipv4, requires = "subnet")]
+    pub gateway: Vec<Ipv4Addr>,
+    /// No route out and no foreign names
+    #[arg(long)]
+    pub internal: bool,
+    /// MTU of the endpoints, 576-65485 [default: what the underlay carries]
+    #[arg(long, value_name = "BYTES", value_parser = value::mtu)]
+    pub mtu: Option<u32>,
+    /// VXLAN network identifier, 1-16777215 [default: the next from 4096 up]
+    #[arg(long, value_name = "N", value_parser = value::vni)]
+    pub vni: Option<u32>,
+    /// Replicate broadcast and multicast to the member hosts
+    #[arg(long)]
+    pub multicast: bool,
+    /// Admit a subnet that another network has; the two stay isolated
+    #[arg(long)]
+    pub allow_overlap: bool,
+    /// Annotation; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::label)]
+    pub label: Vec<(String, String)>,
+}

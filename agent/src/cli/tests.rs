@@ -1,0 +1,2 @@
+mod output;
+mod parse;

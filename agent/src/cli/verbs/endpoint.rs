@@ -1,0 +1,54 @@
+use std::io::Write;
+use std::path::absolute;
+
+use super::read;
+use crate::api::client::Client;
+use crate::api::types::{AttachRequest, Kind};
+use crate::cli::args::{AttachArgs, DetachArgs, Format, ReadArgs};
+use crate::exit::CliError;
+
+pub(super) async fn attach(
+    client: &Client,
+    args: AttachArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let request = AttachRequest {
+        pid: args.pid(),
+        netns: args.netns().map(absolute).transpose()?,
+        network: args.network,
+        name: args.name,
+        ip: args.ip,
+        mac: args.mac,
+        ifname: args.ifname,
+        aliases: args.alias,
+        labels: args.label.into_iter().collect(),
+        kind: Kind::Attached,
+    };
+    let endpoint = client.attach(&request).await?;
+    if args.read.quiet {
+        writeln!(out, "{}", endpoint.id)?;
+    } else if args.read.format == Format::Json {
+        read::json(&endpoint, out)?;
+    } else {
+        writeln!(out, "{} {} {}", endpoint.id, endpoint.name, endpoint.ipv4)?;
+    }
+    Ok(())
+}
+
+pub(super) async fn detach(
+    client: &Client,
+    args: DetachArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let endpoint = client.detach(&args.endpoint, args.force).await?;
+    writeln!(out, "{}", endpoint.id)?;
+    Ok(())
+}
+
+pub(super) async fn ls(
+    client: &Client,
+    args: ReadArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    read::many(&client.endpoints().await?, args, out)
+}

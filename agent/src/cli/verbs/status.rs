@@ -1,0 +1,175 @@
+use std::io::{self, Write};
+
+use super::read;
+use crate::api::client::Client;
+use crate::api::types::{ApiError, Certificate, Status};
+use crate::cli::args::{Format, ReadArgs};
+use crate::cli::table::Table;
+use crate::exit::CliError;
+
+pub(super) async fn status(
+    client: &Client,
+    args: ReadArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let status = client.status().await?;
+    if args.quiet {
+        let node = status.node.ok_or_else(ApiError::not_member)?;
+        writeln!(out, "{node}")?;
+        return Ok(());
+    }
+    match args.format {
+        Format::Json => read::json(&status, out),
+        Format::Table => Ok(page(&status, out)?),
+    }
+}
+
+fn page(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    own(status, out)?;
+    if !status.peers.is_empty() {
+        writeln!(out)?;
+        peers(status).write(out)?;
+    }
+    section(
+        out,
+        "Not programmed on this host, tried again:",
+        status
+            .problems
+            .iter()
+            .map(|p| format!("{}: {}", p.object, p.message)),
+    )?;
+    section(
+        out,
+        "Missing in this kernel:",
+        status.features.iter().filter(|f| !f.present).map(|f| {
+            let hint = f.hint.as_deref().unwrap_or("no remedy is known");
+            format!("{}: {hint}", f.name)
+        }),
+    )?;
+    section(
+        out,
+        "Dropped or refused:",
+        status
+            .drops
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(name, count)| format!("{name}: {count}")),
+    )
+}
+
+fn own(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |key: &str, value: &str| writeln!(out, "{key:<12} {value}");
+    match (&status.node, &status.name) {
+        (Some(id), name) => line(
+            "Node",
+            &format!("{} ({id})", name.as_deref().unwrap_or("-")),
+        )?,
+        _ => line(
+            "Node",
+            "in no cluster; 'weft init' starts one, 'weft join' enters one",
+        )?,
+    }
+    if let Some(cluster) = &status.cluster {
+        line("Cluster", cluster)?;
+    }
+    if let Some(role) = status.role {
+        line("Role", &role.to_string())?;
+        line("Leader", &leader(status))?;
+        let managers = status.managers;
+        let verdict = if managers.reachable < managers.needed {
+            ": no change can be decided"
+        } else {
+            ""
+        };
+        line(
+            "Managers",
+            &format!(
+                "{} of {} reachable, {} needed{verdict}",
+                managers.reachable, managers.total, managers.needed
+            ),
+        )?;
+        line(
+            "Revision",
+            &format!("{}, in the kernel {}", status.revision, status.applied),
+        )?;
+    }
+    if let Some(certificate) = &status.certificate {
+        line("Certificate", &validity(certificate))?;
+    }
+    line(
+        "Agent",
+        &format!("{}, process {}", status.version, status.pid),
+    )
+}
+
+fn leader(status: &Status) -> String {
+    let Some(leader) = &status.leader else {
+        return "none known".to_owned();
+    };
+    if status.node.as_ref() == Some(leader) {
+        return "this host".to_owned();
+    }
+    let name = status.peers.iter().find(|peer| peer.node == *leader);
+    name.map_or_else(|| leader.clone(), |peer| peer.name.clone())
+}
+
+fn validity(certificate: &Certificate) -> String {
+    let seconds = certificate.expires_in_s;
+    let ago = seconds.unsigned_abs();
+    let span = match ago {
+        0..7_200 => format!("{} min", ago / 60),
+        7_200..172_800 => format!("{} hours", ago / 3_600),
+        _ => format!("{} days", ago / 86_400),
+    };
+    if seconds < 0 {
+        format!("expired {span} ago")
+    } else {
+        format!("valid for {span}")
+    }
+}
+
+fn peers(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        "PEER ID",
+        "NAME",
+        "ROLE",
+        "ADDR",
+        "REACHABLE",
+        "RTT",
+        "APPLIED",
+    ]);
+    for peer in &status.peers {
+        let reachable = match peer.reachable {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "-",
+        };
+        let rtt = peer.rtt_us.map_or_else(
+            || "-".to_owned(),
+            |us| format!("{}.{:03} ms", us / 1000, us % 1000),
+        );
+        table.row(vec![
+            peer.node.clone(),
+            peer.name.clone(),
+            peer.role.to_string(),
+            peer.addr.to_string(),
+            reachable.to_owned(),
+            rtt,
+            peer.applied
+                .map_or_else(|| "-".to_owned(), |r| r.to_string()),
+        ]);
+    }
+    table
+}
+
+fn section(
+    out: &mut dyn Write,
+    title: &str,
+    lines: impl Iterator<Item = String>,
+) -> io::Result<()> {
+    let mut lines = lines.peekable();
+    if lines.peek().is_some() {
+        writeln!(out, "\n{title}")?;
+    }
+    lines.try_for_each(|line| writeln!(out, "  {line}"))
+}

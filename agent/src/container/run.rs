@@ -1,0 +1,176 @@
+//! `weft run`, the process that the user started.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::directory;
+use super::error::RunError;
+use super::shim::Report;
+use super::signals::Signals;
+use crate::api::client::Client;
+use crate::api::types::{AttachRequest, Endpoint, Kind};
+use crate::cli::args::{Format, RunArgs};
+use crate::exit::CliError;
+
+/// Where the agent is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) socket: &'a Path,
+    pub(super) run_dir: &'a Path,
+}
+
+/// Runs the command; answers with what to exit with.
+pub(super) fn run(place: Place<'_>, args: &RunArgs) -> Result<u8, RunError> {
+    let shim = shim_command(place, args)?;
+    if args.detach {
+        let endpoints = start_detached(shim)?;
+        print(&endpoints, args.format)?;
+        Ok(0)
+    } else {
+        attend(shim, place)
+    }
+}
+
+/// The requests still lack the namespace, which does not exist yet.
+fn requests(args: &RunArgs) -> Vec<AttachRequest> {
+    let text = |arg: &std::ffi::OsString| arg.to_string_lossy().into_owned();
+    let kind = Kind::Run {
+        command: args.command.iter().map(text).collect(),
+        detached: args.detach,
+    };
+    let labels: BTreeMap<String, String> = args.label.iter().cloned().collect();
+    let for_network = |(place, network): (usize, &String)| AttachRequest {
+        name: args.name.clone(),
+        ip: args.ip.filter(|_| place == 0),
+        mac: args.mac.filter(|_| place == 0),
+        aliases: args.alias.clone(),
+        labels: labels.clone(),
+        kind: kind.clone(),
+        ..AttachRequest::new(network)
+    };
+    args.network.iter().enumerate().map(for_network).collect()
+}
+
+fn shim_command(place: Place<'_>, args: &RunArgs) -> Result<Command, RunError> {
+    let mut shim = Command::new("/proc/self/exe");
+    shim.arg0("weft").args(["internal", "container", "shim"]);
+    shim.arg("--socket").arg(place.socket);
+    shim.arg("--run-dir").arg(place.run_dir);
+    if !args.detach {
+        shim.arg(format!("--starter={}", std::process::id()));
+    }
+    for request in requests(args) {
+        let text = serde_json::to_string(&request)
+            .map_err(|error| RunError::system("this cannot be asked", error))?;
+        shim.arg(format!("--attach={text}"));
+    }
+    shim.arg("--").args(&args.command);
+    Ok(shim)
+}
+
+fn start_detached(mut shim: Command) -> Result<Vec<Endpoint>, RunError> {
+    let no_shim = |error| RunError::system("the supervising process cannot be started", error);
+    let mut child = shim
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(no_shim)?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output)
+            .read_line(&mut line)
+            .map_err(no_shim)?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Report::Started(endpoints)) => Ok(endpoints),
+        Ok(Report::Failed(failure)) => {
+            // It cleans up before it ends.
+            let _ = child.wait();
+            Err(RunError::Reported(failure))
+        }
+        Err(_) => Err(ended_early(child.wait().map_err(no_shim)?)),
+    }
+}
+
+fn print(endpoints: &[Endpoint], format: Format) -> Result<(), RunError> {
+    let mut stdout = std::io::stdout().lock();
+    match format {
+        Format::Table => endpoints
+            .iter()
+            .try_for_each(|endpoint| writeln!(stdout, "{}", endpoint.id)),
+        Format::Json => serde_json::to_writer_pretty(&mut stdout, endpoints)
+            .map_err(std::io::Error::from)
+            .and_then(|()| writeln!(stdout)),
+    }
+    .and_then(|()| stdout.flush())
+    .map_err(|error| RunError::Agent(CliError::from(error)))
+}
+
+/// Waits for the command and passes on what others send. What a terminal sends, as Ctrl-C does, it
+/// sends to the command too, which is in the same process group: passed on it would come twice.
+fn attend(mut shim: Command, place: Place<'_>) -> Result<u8, RunError> {
+    let failed = |error| RunError::system("the command cannot be supervised", error);
+    // Before the start, so that the shim begins with them blocked and none is lost.
+    let signals = Signals::block().map_err(failed)?;
+    let mut child = shim.spawn().map_err(failed)?;
+    let shim_pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let status = loop {
+        let arrival = signals.wait().map_err(failed)?;
+        if let Some(status) = ended(&mut child, arrival.signal).map_err(failed)? {
+            break status;
+        }
+        let from_elsewhere = !arrival.by_kernel && arrival.sender != shim_pid;
+        if arrival.signal != Signal::SIGCHLD && from_elsewhere {
+            let _ = kill(shim_pid, arrival.signal);
+        }
+    };
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(code) => Ok(code),
+        None => {
+            clean_up_after(shim_pid, place);
+            Err(ended_early(status))
+        }
+    }
+}
+
+/// What a shim that was killed could not do. What fails here is done by the agent, and by the next
+/// `weft run`.
+fn clean_up_after(shim: Pid, place: Place<'_>) {
+    let _ = directory::sweep_run_dir(place.run_dir);
+    let Ok(runtime) = super::runtime() else {
+        return;
+    };
+    let _ = runtime.block_on(async {
+        let client = Client::new(place.socket);
+        let node = client.status().await?.node;
+        let netns = super::netns_of(shim.as_raw());
+        for endpoint in client.endpoints().await? {
+            if node.as_ref() == Some(&endpoint.node_id) && Path::new(&endpoint.netns) == netns {
+                client.detach(&endpoint.id, true).await?;
+            }
+        }
+        Ok::<(), CliError>(())
+    });
+}
+
+fn ended(child: &mut Child, signal: Signal) -> std::io::Result<Option<ExitStatus>> {
+    if signal == Signal::SIGCHLD {
+        child.try_wait()
+    } else {
+        Ok(None)
+    }
+}
+
+fn ended_early(status: ExitStatus) -> RunError {
+    let how = match status.signal() {
+        Some(number) => format!("signal {number} ended the process that supervised it"),
+        None => format!("the process that supervised it ended ({status})"),
+    };
+    RunError::system("the command was ended", std::io::Error::other(how))
+}

@@ -1,0 +1,241 @@
+//! From what the parts of the agent say to what the local API says.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use weft_overlay::Features;
+use weft_raft::control::{
+    ControlStatus, InitError, JoinError, LeaveError, ProposeError, Quorum, TimedOut,
+};
+use weft_raft::model::{NodeId, View};
+
+use super::reconcile::KernelState;
+use super::wait::AppliedMap;
+use crate::api::types::{
+    ApiError, Certificate, ErrorCode, Feature, Managers, Peer, Problem, Status,
+};
+
+/// What the kernel was probed for.
+pub(super) fn features(features: &Features) -> Vec<Feature> {
+    features
+        .list
+        .iter()
+        .map(|feature| Feature {
+            name: feature.name.to_owned(),
+            present: feature.missing.is_none(),
+            hint: feature.missing.as_ref().map(|why| {
+                format!(
+                    "{why}; networks cannot be made without it: use a kernel with {}",
+                    feature.option
+                )
+            }),
+        })
+        .collect()
+}
+
+/// What an agent knows of itself beside its view.
+pub(super) struct Known<'a> {
+    pub(super) control: &'a ControlStatus,
+    pub(super) kernel: &'a KernelState,
+    pub(super) features: &'a [Feature],
+    /// What the nodes' kernels reflect, where this node was told.
+    pub(super) applied: &'a AppliedMap,
+}
+
+/// What `weft status` shows.
+pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
+    let Known {
+        control,
+        kernel,
+        features,
+        applied,
+    } = known;
+    let member = control.member;
+    let own = member.and_then(|member| view.nodes.get(&member.node));
+    Status {
+        node: member.map(|member| member.node.to_string()),
+        name: own.map(|node| node.name.clone()),
+        cluster: member.map(|member| member.cluster.to_string()),
+        role: member.map(|member| member.role.into()),
+        leader: control.leader.map(|leader| leader.to_string()),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: view.revision,
+        applied: kernel.applied,
+        managers: managers(control.managers),
+        peers: peers(control, applied, view),
+        features: features.to_vec(),
+        problems: problems(control, kernel, view),
+        drops: drops(control, kernel),
+        certificate: certificate(control),
+    }
+}
+
+fn managers(quorum: Quorum) -> Managers {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Managers {
+        total: number(quorum.total),
+        reachable: number(quorum.reachable),
+        needed: number(quorum.needed),
+    }
+}
+
+fn peers(control: &ControlStatus, applied: &AppliedMap, view: &View) -> Vec<Peer> {
+    let seen: BTreeMap<NodeId, _> = control.peers.iter().map(|peer| (peer.node, peer)).collect();
+    view.nodes
+        .values()
+        .filter(|node| control.member.is_none_or(|member| member.node != node.id))
+        .map(|node| {
+            let peer = seen.get(&node.id);
+            let rtt = peer.and_then(|peer| peer.rtt);
+            Peer {
+                node: node.id.to_string(),
+                name: node.name.clone(),
+                addr: node.addr,
+                role: node.role.into(),
+                reachable: peer.map(|peer| peer.reachable),
+                rtt_us: rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+                applied: applied.get(&node.id).copied(),
+            }
+        })
+        .collect()
+}
+
+fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<Problem> {
+    let fault = control.fault.iter().map(|message| Problem {
+        object: "store".to_owned(),
+        message: format!("this manager takes part in no decision until it is restarted: {message}"),
+    });
+    let guard = kernel.guard_error.iter().map(|message| Problem {
+        object: "guard".to_owned(),
+        message: format!("frames of non-members are not being dropped: {message}"),
+    });
+    let networks = kernel.failed.iter().map(|(id, message)| {
+        let row = id.parse().ok().and_then(|id| view.networks.get(&id));
+        Problem {
+            object: format!("network {}", row.map_or(id.as_str(), |row| &row.name)),
+            message: message.clone(),
+        }
+    });
+    let endpoints = kernel.endpoints_failed.iter().map(|(id, message)| {
+        let row = id.parse().ok().and_then(|id| view.endpoints.get(&id));
+        Problem {
+            object: format!("endpoint {}", row.map_or(id.as_str(), |row| &row.name)),
+            message: message.clone(),
+        }
+    });
+    fault
+        .chain(guard)
+        .chain(networks)
+        .chain(endpoints)
+        .collect()
+}
+
+fn drops(control: &ControlStatus, kernel: &KernelState) -> BTreeMap<String, u64> {
+    let transport = &control.transport;
+    let requests = &control.requests;
+    [
+        ("control_refused_tls", transport.refused_tls),
+        ("control_truncated", transport.closed_truncated),
+        ("control_oversized", transport.closed_oversized),
+        ("control_unknown_kind", transport.closed_unknown_kind),
+        ("control_not_quic", transport.not_quic),
+        ("control_overload", transport.overload),
+        ("control_refused_streams", transport.refused_streams),
+        ("control_undecodable", requests.undecodable),
+        ("control_unauthorised", requests.unauthorised),
+        ("control_bad_tokens", requests.bad_tokens),
+        ("data_path_non_member", kernel.guard_dropped),
+        ("kernel_repairs", kernel.repairs),
+    ]
+    .into_iter()
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect()
+}
+
+fn certificate(control: &ControlStatus) -> Option<Certificate> {
+    let not_after = seconds(control.certificate_not_after?);
+    let expires_in_s = not_after - seconds(SystemTime::now());
+    Some(Certificate {
+        not_after,
+        expires_in_s,
+    })
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .unwrap_or(0)
+}
+
+/// Managers that a joiner may be pointed at, this node first.
+pub(super) fn manager_addresses(view: &View, this: Option<NodeId>) -> Vec<SocketAddr> {
+    let mut managers: Vec<_> = view
+        .nodes
+        .values()
+        .filter(|node| node.raft_id != 0)
+        .collect();
+    managers.sort_by_key(|node| (Some(node.id) != this, node.id));
+    managers.iter().map(|node| node.addr).collect()
+}
+
+impl From<ProposeError> for ApiError {
+    fn from(error: ProposeError) -> Self {
+        let code = match error {
+            ProposeError::Refused(refusal) => return refusal.into(),
+            ProposeError::NotMember => return Self::not_member(),
+            ProposeError::NoLeader(_) => ErrorCode::NoLeader,
+            ProposeError::TimedOut(_) => ErrorCode::TimedOut,
+            ProposeError::TooLarge { .. } | ProposeError::Forbidden { .. } => ErrorCode::Invalid,
+            ProposeError::Failed(_) => ErrorCode::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<InitError> for ApiError {
+    fn from(error: InitError) -> Self {
+        let code = match error {
+            InitError::Refused(refusal) => return refusal.into(),
+            InitError::AlreadyMember { .. } => ErrorCode::AlreadyMember,
+            _ => ErrorCode::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<JoinError> for ApiError {
+    fn from(error: JoinError) -> Self {
+        let code = match error {
+            JoinError::Refused(refusal) => return refusal.into(),
+            JoinError::AlreadyMember { .. } => ErrorCode::AlreadyMember,
+            JoinError::OtherCluster { .. } | JoinError::WrongSecret | JoinError::NoRemote => {
+                ErrorCode::Invalid
+            }
+            JoinError::NoLeader(_) => ErrorCode::NoLeader,
+            _ => ErrorCode::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<LeaveError> for ApiError {
+    fn from(error: LeaveError) -> Self {
+        let code = match error {
+            LeaveError::NotMember => return Self::not_member(),
+            LeaveError::Manager { .. } => ErrorCode::InUse,
+            LeaveError::Propose(ProposeError::NoLeader(_)) => ErrorCode::NoLeader,
+            LeaveError::Propose(ProposeError::TimedOut(_)) => ErrorCode::TimedOut,
+            _ => ErrorCode::Failed,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<TimedOut> for ApiError {
+    fn from(error: TimedOut) -> Self {
+        Self::new(ErrorCode::TimedOut, error.to_string())
+    }
+}

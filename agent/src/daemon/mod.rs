@@ -1,0 +1,168 @@
+//! The agent: the one place with a runtime, a clock and signals.
+
+mod attach;
+mod backend;
+mod claim;
+mod convert;
+mod events;
+mod facts;
+mod liveness;
+mod marker;
+mod member;
+mod reconcile;
+mod wait;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use weft_overlay::{Overlay, OverlayConfig, host};
+use weft_raft::control::{self, ControlConfig, ControlPlane};
+
+use self::backend::Daemon;
+use self::claim::RunClaim;
+use self::events::Events;
+use self::reconcile::{Parts, Reconciler};
+use crate::api::server;
+use crate::api::socket::ApiSocket;
+use crate::config::Config;
+use crate::container;
+
+/// Threads that run the control plane and the API. Packets need none: they stay in the kernel.
+const WORKER_THREADS: usize = 2;
+
+/// Runs the agent until it is told to stop. Namespaces, tunnels and containers stay as they are.
+pub fn run(config: Config) -> Result<(), anyhow::Error> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("weft")
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")?;
+    let result = runtime.block_on(serve(config));
+    // Blocking helpers hold nothing that must be finished.
+    runtime.shutdown_background();
+    result
+}
+
+/// A network takes two descriptors for each of its endpoints here while it is looked at, and the
+/// soft limit of 1024 that a login has is for programs that use `select`.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+async fn serve(config: Config) -> Result<(), anyhow::Error> {
+    make_dir(&config.run_dir, 0o755)?;
+    make_dir(&config.data_dir, 0o700)?;
+    // Both directories are claimed before anything in them is touched: here and by opening.
+    let _claim = RunClaim::acquire(&config.run_dir)?;
+    let mut control_config = ControlConfig::new(&config.data_dir, env!("CARGO_PKG_VERSION"));
+    control_config.timing = timing(&config.timing);
+    let control = ControlPlane::open(control_config).await?;
+    let result = with_control(&config, &control).await;
+    control.shutdown().await;
+    result
+}
+
+async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), anyhow::Error> {
+    // Before the socket is there: whoever sees it may already ask the agent to end.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let socket = ApiSocket::bind(&config.socket)?;
+    let overlay = Overlay::open(OverlayConfig {
+        netns_dir: config.netns_dir(),
+    })
+    .await?;
+    let events = Events::new();
+    let features = convert::features(overlay.features());
+    let (reconciler, kernel) = Reconciler::new(Parts {
+        control: control.clone(),
+        overlay,
+        host: host::monitor()?,
+        events: events.clone(),
+        run_dir: config.run_dir.clone(),
+        resync: config.resync,
+        boot_id: container::boot_id()?,
+    });
+    let daemon = Daemon::new(control.clone(), kernel, events, features, config);
+
+    let stop = CancellationToken::new();
+    let mut reconciling = tokio::spawn(reconciler.run(stop.clone()));
+    let serving = tokio::spawn(server::serve(
+        socket,
+        Arc::new(daemon),
+        stop.clone().cancelled_owned(),
+    ));
+    tell_service_manager(&[sd_notify::NotifyState::Ready]);
+    info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "agent ready");
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = &mut reconciling => match ended {
+            Ok(()) => Err(anyhow::anyhow!("the reconciler ended")),
+            Err(error) => Err(anyhow::anyhow!("the reconciler ended: {error}")),
+        },
+    };
+    tell_service_manager(&[sd_notify::NotifyState::Stopping]);
+    info!("agent stopping; the data plane goes on");
+    stop.cancel();
+    if ended.is_ok() {
+        let _ = reconciling.await;
+    }
+    let _ = serving.await;
+    ended
+}
+
+fn timing(config: &crate::config::Timing) -> control::Timing {
+    control::Timing {
+        heartbeat: config.heartbeat,
+        election_min: config.election_min,
+        election_max: config.election_max,
+        detection: config.detection,
+        // Four reports may be lost before silence counts.
+        report: config.detection / 5,
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), anyhow::Error> {
+    if fs::metadata(path).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("the directory {} cannot be made", path.display()))
+}
+
+fn tell_service_manager(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "the service manager could not be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_administrator_lets() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard - 1), hard).unwrap();
+        raise_descriptor_limit();
+        let limits = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(limits, (hard, hard));
+    }
+}

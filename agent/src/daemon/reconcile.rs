@@ -1,0 +1,491 @@
+//! Makes the kernel match the cluster's state: the one place where the replicated view meets the
+//! overlay.
+//!
+//! Level-triggered: it subscribes first, looks at everything once, then at what changes touch,
+//! and at everything again every `resync`. Adoption after a start, repair of drift and
+//! ordinary change are the same path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use weft_overlay::guard::Guard;
+use weft_overlay::host::{HostError, HostMonitor};
+use weft_overlay::{Overlay, ReconcileReport, Scope, Spec};
+use weft_raft::command::Command;
+use weft_raft::control::ControlPlane;
+use weft_raft::model::{EndpointId, NetworkId, NodeId, Revision, View};
+use weft_raft::watch::{Subscription, WatchItem};
+
+use super::events::Events;
+use super::facts::FactsKeeper;
+use super::liveness::Liveness;
+use super::marker::Marker;
+use crate::translate::{self, Dirty, Index};
+
+/// Name of the nftables table that drops frames of non-members.
+pub(super) const GUARD_TABLE: &str = "weft";
+/// First and longest pause before a failed network is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Pause before looking again while membership and view do not go together yet.
+const HALFWAY_PAUSE: Duration = Duration::from_millis(100);
+/// Watch items taken in before the kernel is looked at, so that a burst costs one pass and an
+/// endless one cannot keep the kernel waiting.
+const MAX_BATCH: usize = 4096;
+/// How long a removal that the kernel asked for may take before it is asked again.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the kernel of this node reflects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct KernelState {
+    /// Everything up to this revision is programmed.
+    pub(super) applied: Revision,
+    /// What was last tried.
+    pub(super) seen: Revision,
+    /// Networks (by id) that could not be programmed, and why.
+    pub(super) failed: BTreeMap<String, String>,
+    /// Endpoints (by id) that could not be programmed, and why.
+    pub(super) endpoints_failed: BTreeMap<String, String>,
+    /// Why frames of non-members are not being dropped, if so.
+    pub(super) guard_error: Option<String>,
+    /// Frames of non-members dropped so far.
+    pub(super) guard_dropped: u64,
+    /// Kernel changes made since the agent started.
+    pub(super) ops: u64,
+    /// Kernel changes that were needed although the cluster's state had not changed.
+    pub(super) repairs: u64,
+}
+
+impl KernelState {
+    /// Whether anything has to be tried again.
+    fn has_failures(&self) -> bool {
+        !self.failed.is_empty() || !self.endpoints_failed.is_empty() || self.guard_error.is_some()
+    }
+}
+
+/// The task that owns the overlay. See the module.
+pub(super) struct Reconciler {
+    control: ControlPlane,
+    overlay: Overlay,
+    guard: Option<Guard>,
+    subscription: Subscription,
+    host: Option<HostMonitor>,
+    facts: FactsKeeper,
+    marker: Marker,
+    events: Events,
+    boot_id: String,
+    view: View,
+    index: Index,
+    dirty: Dirty,
+    state: watch::Sender<Arc<KernelState>>,
+    next_full: Instant,
+    resync: Duration,
+    retry_at: Option<Instant>,
+    retry_pause: Duration,
+    removing: BTreeMap<EndpointId, Instant>,
+    liveness: Liveness,
+}
+
+/// What a [`Reconciler`] is made of.
+pub(super) struct Parts {
+    /// Source of the wanted state.
+    pub(super) control: ControlPlane,
+    /// The kernel.
+    pub(super) overlay: Overlay,
+    /// Says when the host changed.
+    pub(super) host: HostMonitor,
+    /// Where things that happened are told.
+    pub(super) events: Events,
+    /// `--run-dir`.
+    pub(super) run_dir: PathBuf,
+    /// How often everything is compared although nothing was heard.
+    pub(super) resync: Duration,
+    /// Of this boot.
+    pub(super) boot_id: String,
+}
+
+impl Reconciler {
+    /// A reconciler, and where its [`KernelState`] can be followed.
+    pub(super) fn new(parts: Parts) -> (Self, watch::Receiver<Arc<KernelState>>) {
+        let (state, follow) = watch::channel(Arc::new(KernelState::default()));
+        let reconciler = Self {
+            subscription: parts.control.subscribe(),
+            facts: FactsKeeper::new(parts.control.clone()),
+            marker: Marker::new(&parts.run_dir),
+            control: parts.control,
+            overlay: parts.overlay,
+            guard: None,
+            host: Some(parts.host),
+            events: parts.events,
+            boot_id: parts.boot_id,
+            view: View::default(),
+            index: Index::default(),
+            dirty: Dirty::everything(),
+            state,
+            next_full: Instant::now(),
+            resync: parts.resync,
+            retry_at: None,
+            retry_pause: RETRY.0,
+            removing: BTreeMap::new(),
+            liveness: Liveness::start(),
+        };
+        (reconciler, follow)
+    }
+
+    /// Runs until `stop`. The kernel is left as it is: it goes on forwarding.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let wakeup = [self.retry_at, self.facts.wakeup()]
+                .into_iter()
+                .flatten()
+                .fold(self.next_full, Instant::min);
+            tokio::select! {
+                item = self.subscription.next() => match item {
+                    Some(item) => self.take(item),
+                    None => return,
+                },
+                heard = host_event(&mut self.host) => match heard {
+                    Ok(()) => self.facts.host_changed(),
+                    Err(error) => {
+                        warn!(%error, "host changes are not heard any more; looking regularly");
+                        self.host = None;
+                    }
+                },
+                gone = self.liveness.next() => {
+                    let row = self.view.endpoints.get(&gone);
+                    self.dirty.networks.extend(row.map(|row| row.network));
+                }
+                () = tokio::time::sleep_until(wakeup) => {}
+                () = stop.cancelled() => return,
+            }
+            for _ in 0..MAX_BATCH {
+                match self.subscription.try_next() {
+                    Some(item) => self.take(item),
+                    None => break,
+                }
+            }
+            self.pass().await;
+        }
+    }
+
+    fn take(&mut self, item: WatchItem) {
+        match item {
+            WatchItem::Snapshot(view) => {
+                self.index = Index::of(&view);
+                self.view = (*view).clone();
+                self.dirty = Dirty::everything();
+                self.events.snapshot(self.view.revision);
+            }
+            WatchItem::Changes { revision, changes } => {
+                let local = self.control.membership().map(|member| member.node);
+                self.events
+                    .changes(&self.view, &self.index, local, revision, &changes);
+                self.dirty.merge(self.index.apply(&self.view, &changes));
+                self.view.apply(revision, &changes);
+            }
+        }
+    }
+
+    async fn pass(&mut self) {
+        let now = Instant::now();
+        // Here, whatever comes of the pass: a time that stays in the past would wake at once.
+        self.facts.woken(now);
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.retry_at = None;
+            self.mark_failed();
+        }
+        let member = match (self.control.membership(), &self.view.cluster) {
+            (Some(member), Some(_)) => member,
+            (None, None) => {
+                self.without_cluster(now).await;
+                return;
+            }
+            // Entering or leaving: the one is told before the other. What is dirty stays so.
+            _ => {
+                self.next_full = now + HALFWAY_PAUSE;
+                return;
+            }
+        };
+        if !self.knows_enough() {
+            self.next_full = now + self.resync;
+            return;
+        }
+        // Before the kernel is touched, and whether or not all of it succeeds: an agent that starts
+        // with an older state must not take back the part that did.
+        if let Some(cluster) = &self.view.cluster {
+            self.marker.reached(cluster.id, self.view.revision);
+        }
+        self.facts.keep(&self.view, member.node).await;
+        let periodic = now >= self.next_full;
+        let full = periodic || self.dirty.all;
+        let quiet = self.dirty.is_clean();
+        let mut next = (**self.state.borrow()).clone();
+        next.seen = self.view.revision;
+        if full || self.dirty.members {
+            self.guard_pass(&mut next);
+        }
+        if full {
+            self.next_full = now + self.resync;
+            self.overlay_pass(member.node, None, quiet, &mut next).await;
+        } else if !self.dirty.networks.is_empty() {
+            let networks = std::mem::take(&mut self.dirty.networks);
+            self.overlay_pass(member.node, Some(networks), quiet, &mut next)
+                .await;
+        }
+        if !quiet {
+            self.liveness.watch(&self.view, member.node);
+        }
+        self.dirty = Dirty::default();
+        self.finish(next);
+    }
+
+    /// What failed is to be tried again.
+    fn mark_failed(&mut self) {
+        let state = self.state.borrow();
+        let networks = state.failed.keys();
+        let networks = networks.filter_map(|id| id.parse::<NetworkId>().ok());
+        self.dirty.networks.extend(networks);
+        let endpoints = state.endpoints_failed.keys();
+        let endpoints = endpoints.filter_map(|id| id.parse::<EndpointId>().ok());
+        let rows = endpoints.filter_map(|id| self.view.endpoints.get(&id));
+        self.dirty.networks.extend(rows.map(|row| row.network));
+        self.dirty.members |= state.guard_error.is_some();
+    }
+
+    /// The replicated state may be behind what this kernel already reflects: a manager that is
+    /// still replaying its log, a worker whose new manager lags. Acting on it would tear down
+    /// what is newer.
+    fn knows_enough(&self) -> bool {
+        let Some(cluster) = &self.view.cluster else {
+            return false;
+        };
+        let reached = self.marker.revision(cluster.id);
+        if self.view.revision < reached {
+            debug!(
+                have = self.view.revision,
+                need = reached,
+                "waiting for the state to catch up"
+            );
+            return false;
+        }
+        true
+    }
+
+    /// Not a member of any cluster: nothing of ours belongs in this kernel.
+    async fn without_cluster(&mut self, now: Instant) {
+        if now < self.next_full && !self.dirty.all {
+            return;
+        }
+        self.next_full = now + self.resync;
+        self.dirty = Dirty::default();
+        self.marker.clear();
+        self.liveness.watch_none();
+        let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
+        self.remove_guard();
+        if report.ops > 0 {
+            info!(
+                ops = report.ops,
+                "removed what an earlier cluster left behind"
+            );
+        }
+        self.state.send_replace(Arc::new(KernelState::default()));
+    }
+
+    fn remove_guard(&mut self) {
+        let opened = match self.guard.take() {
+            Some(guard) => Ok(guard),
+            None => Guard::open(GUARD_TABLE),
+        };
+        if let Err(error) = opened.and_then(Guard::remove) {
+            debug!(%error, "the member filter could not be removed");
+        }
+    }
+
+    fn guard_pass(&mut self, next: &mut KernelState) {
+        let Some(cluster) = &self.view.cluster else {
+            return;
+        };
+        let members = translate::members(&self.view);
+        let opened = match self.guard.take() {
+            Some(guard) => Ok(guard),
+            None => Guard::open(GUARD_TABLE),
+        };
+        let result = opened.and_then(|mut guard| {
+            let report = guard.reconcile(cluster.data_path_port, &members)?;
+            self.guard = Some(guard);
+            Ok(report)
+        });
+        match result.map_err(|error| error.to_string()) {
+            Ok(report) => {
+                next.ops += report.ops as u64;
+                next.guard_dropped = report.dropped4 + report.dropped6;
+                next.guard_error = None;
+            }
+            Err(error) => {
+                if next.guard_error.as_ref() != Some(&error) {
+                    warn!(%error, "frames of non-members are not being dropped");
+                }
+                next.guard_error = Some(error);
+            }
+        }
+    }
+
+    async fn overlay_pass(
+        &mut self,
+        node: NodeId,
+        only: Option<BTreeSet<NetworkId>>,
+        quiet: bool,
+        next: &mut KernelState,
+    ) {
+        let networks: Vec<NetworkId> = match &only {
+            Some(networks) => networks.iter().copied().collect(),
+            None => self.view.networks.keys().copied().collect(),
+        };
+        let mut spec = Spec::new();
+        for network in networks {
+            if let Some(mut sandbox) = translate::sandbox(&self.view, &self.index, network, node) {
+                self.drop_of_earlier_boots(&mut sandbox.locals);
+                spec.insert(network.to_string(), sandbox);
+            }
+        }
+        let scope = match &only {
+            Some(networks) => Scope::Networks(networks.iter().map(ToString::to_string).collect()),
+            None => Scope::All,
+        };
+        let report = self.overlay.reconcile(&spec, scope).await;
+        self.note(report, &spec, only.as_ref(), quiet, next);
+    }
+
+    /// An endpoint that was attached before the host booted has no namespace any more, even when
+    /// a new one happens to have its number.
+    fn drop_of_earlier_boots(
+        &mut self,
+        locals: &mut BTreeMap<String, weft_overlay::LocalEndpoint>,
+    ) {
+        let mut stale = Vec::new();
+        locals.retain(|id, _| {
+            let row = id
+                .parse()
+                .ok()
+                .and_then(|id: EndpointId| self.view.endpoints.get(&id));
+            let fresh = row.is_none_or(|row| row.attachment.boot_id == self.boot_id);
+            if !fresh {
+                stale.extend(row.map(|row| row.id));
+            }
+            fresh
+        });
+        for id in stale {
+            self.remove_endpoint(id);
+        }
+    }
+
+    fn note(
+        &mut self,
+        report: ReconcileReport,
+        spec: &Spec,
+        only: Option<&BTreeSet<NetworkId>>,
+        quiet: bool,
+        next: &mut KernelState,
+    ) {
+        next.ops += report.ops as u64;
+        if quiet && report.ops > 0 {
+            next.repairs += report.ops as u64;
+            info!(
+                ops = report.ops,
+                "put back what had been changed behind our back"
+            );
+        }
+        match only {
+            None => {
+                next.failed.clear();
+                next.endpoints_failed.clear();
+            }
+            Some(networks) => {
+                for network in networks {
+                    next.failed.remove(&network.to_string());
+                }
+                let looked_at: BTreeSet<&String> = spec
+                    .values()
+                    .flat_map(|sandbox| sandbox.locals.keys())
+                    .collect();
+                next.endpoints_failed.retain(|id, _| {
+                    let known = id
+                        .parse()
+                        .is_ok_and(|id| self.view.endpoints.contains_key(&id));
+                    known && !looked_at.contains(id)
+                });
+            }
+        }
+        for (network, error) in report.failed {
+            warn!(%network, %error, "network could not be programmed; trying again");
+            next.failed.insert(network, error.to_string());
+        }
+        for (endpoint, error) in report.endpoints_failed {
+            if self.state.borrow().endpoints_failed.get(&endpoint) != Some(&error) {
+                warn!(%endpoint, %error, "endpoint could not be programmed; trying again");
+            }
+            next.endpoints_failed.insert(endpoint, error);
+        }
+        for id in report.endpoints_gone {
+            if let Ok(id) = id.parse() {
+                self.remove_endpoint(id);
+            }
+        }
+    }
+
+    /// Asks the cluster to forget an endpoint whose namespace is gone.
+    fn remove_endpoint(&mut self, id: EndpointId) {
+        let now = Instant::now();
+        self.removing
+            .retain(|_, since| now.duration_since(*since) < REMOVE_TIMEOUT);
+        if self.removing.contains_key(&id) {
+            return;
+        }
+        self.removing.insert(id, now);
+        info!(endpoint = %id, "its namespace is gone; removing it");
+        let control = self.control.clone();
+        tokio::spawn(async move {
+            if let Err(error) = control
+                .propose(Command::RemoveEndpoint { id }, REMOVE_TIMEOUT)
+                .await
+            {
+                debug!(endpoint = %id, %error, "could not be removed yet");
+            }
+        });
+    }
+
+    fn finish(&mut self, mut next: KernelState) {
+        if next.failed.is_empty() && next.guard_error.is_none() {
+            next.applied = next.seen;
+            self.control.report_applied(next.applied);
+        }
+        if next.has_failures() {
+            // Changes of other networks neither put a retry off nor lengthen the pause.
+            if self.retry_at.is_none() {
+                self.retry_at = Some(Instant::now() + self.retry_pause);
+                self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
+            }
+        } else {
+            self.retry_at = None;
+            self.retry_pause = RETRY.0;
+        }
+        self.state.send_if_modified(|state| {
+            let changed = **state != next;
+            *state = Arc::new(next);
+            changed
+        });
+    }
+}
+
+/// The next change of the host's links, addresses or routes; never, once they cannot be heard.
+async fn host_event(monitor: &mut Option<HostMonitor>) -> Result<(), HostError> {
+    match monitor {
+        Some(monitor) => monitor.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,13 @@
+//! The weft agent and the `weft` command.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod daemon;
+pub mod duration;
+pub mod exit;
+pub mod lab;
+pub mod log;
+pub mod name;
+mod translate;

@@ -1,0 +1,5 @@
+//! The `weft` command; see [`weft_agent::cli`].
+
+fn main() -> std::process::ExitCode {
+    weft_agent::cli::main()
+}
