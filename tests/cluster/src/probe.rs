@@ -1,0 +1,41 @@
+//! What a test does inside a host: the binary under its other name.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// Entry point.
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("probe: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<()> {
+    match args {
+        ["capture", interface, port] => crate::capture::main(interface, port.parse()?),
+        // As ping(8) is called, by its name.
+        ["-c", count, address] => crate::ping::main(count.parse()?, address.parse()?),
+        ["junk", target] => crate::junk::main(target),
+        ["rogue", target, identity, shape] => crate::rogue::main(target, identity, shape),
+        ["tcp-serve", address] => crate::traffic::serve(address, 1),
+        ["tcp-serve", address, streams] => crate::traffic::serve(address, streams.parse()?),
+        ["tcp-send", address, seconds] => crate::traffic::send(address, seconds.parse()?, 1),
+        ["tcp-send", address, seconds, streams] => {
+            crate::traffic::send(address, seconds.parse()?, streams.parse()?)
+        }
+        ["echo-when-told", to] => crate::echo::when_told(to),
+        ["round-trips", to, count] => crate::echo::round_trips(to, count.parse()?),
+        ["watch-neighbours"] => crate::neighbours::main(),
+        ["ghost", dir, address, manager, token, network, count] => {
+            crate::ghost::main(dir, address, manager, token, [network, count])
+        }
+        _ => bail!("unknown: {args:?}"),
+    }
+}

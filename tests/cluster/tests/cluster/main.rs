@@ -1,0 +1,41 @@
+//! Clusters of real agents: one binary, one line per case.
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use weft_cluster_tests::weft::act_by_name;
+
+mod t10_overlay;
+mod t15_failures;
+mod t20_control;
+mod t30_refusals;
+mod t40_run;
+mod t45_api;
+mod t50_crash;
+mod t70_quickstart;
+
+/// A name and what it claims.
+type Case = (&'static str, fn() -> anyhow::Result<()>);
+
+fn main() -> ExitCode {
+    if let Some(ended) = act_by_name() {
+        return ended;
+    }
+    let arguments = Arguments::from_args();
+    let cases = [
+        t10_overlay::CASES,
+        t15_failures::CASES,
+        t20_control::CASES,
+        t30_refusals::CASES,
+        t40_run::CASES,
+        t45_api::CASES,
+        t50_crash::CASES,
+        t70_quickstart::CASES,
+    ];
+    let trials = cases.into_iter().flatten().map(|(name, case)| {
+        Trial::test(*name, move || {
+            case().map_err(|error| format!("{error:#}").into())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
