@@ -5,6 +5,7 @@
 //! when it is called by that name, so what is tested is always what was just built.
 
 pub mod api;
+pub mod backend;
 pub mod capture;
 pub mod cluster;
 pub mod conform;

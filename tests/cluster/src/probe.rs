@@ -32,6 +32,14 @@ fn dispatch(args: &[&str]) -> Result<()> {
         }
         ["echo-when-told", to] => crate::echo::when_told(to),
         ["round-trips", to, count] => crate::echo::round_trips(to, count.parse()?),
+        ["serve", name, port] => crate::backend::serve(name, port.parse()?),
+        ["ask", protocol, to, port, times] => {
+            crate::backend::ask(protocol, to, port.parse()?, times.parse()?)
+        }
+        ["ask-until-told", to, port, interval_us] => {
+            crate::backend::ask_until_told(to, port.parse()?, interval_us.parse()?)
+        }
+        ["hold", to, port] => crate::backend::hold(to, port.parse()?),
         ["watch-neighbours"] => crate::neighbours::main(),
         ["ghost", dir, address, manager, token, network, count] => {
             crate::ghost::main(dir, address, manager, token, [network, count])

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_agent::lab::PingSpec;
+use weft_cluster_tests::backend::Answer;
 use weft_cluster_tests::capture::Capture;
 use weft_cluster_tests::cluster::{Cluster, options};
 use weft_cluster_tests::{eventually, kernel};
@@ -14,6 +15,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "overlay::every_container_reaches_every_other_by_address",
         every_container_reaches_every_other,
+    ),
+    (
+        "overlay::a_server_sees_its_clients_own_addresses",
+        a_server_sees_its_clients,
     ),
     (
         "overlay::a_host_that_joins_later_sees_all",
@@ -95,6 +100,36 @@ fn every_container_reaches_every_other() -> Result<()> {
             ensure!(report.lost == 0, "c{host} to {to}: {report:?}");
         }
     }
+    Ok(())
+}
+
+fn a_server_sees_its_clients() -> Result<()> {
+    let cluster = Cluster::up(2)?;
+    cluster.weft(1, "network create web")?;
+    cluster.backend(1, "web", "server", 8080, "")?;
+    let server = cluster.address(1, "server.web")?;
+    let client = cluster.container(2, "web", "client")?;
+    cluster.settle(1)?;
+    let from = cluster.client_in(2, "client.web");
+    let wanted = Answer {
+        name: "server".to_owned(),
+        peer: client,
+    };
+    for answers in [from.tcp(&server, 8080, 3)?, from.udp(&server, 8080, 3)?] {
+        ensure!(
+            answers == [wanted.clone(), wanted.clone(), wanted.clone()],
+            "{answers:?}"
+        );
+    }
+    let mut held = from.hold(&server, 8080)?;
+    let asking = from.start(&server, 8080, 1_000)?;
+    for _ in 0..3 {
+        held.tell()?;
+        let answer = held.line()?;
+        ensure!(answer == format!("server {}", wanted.peer), "{answer}");
+    }
+    let tally = asking.finish()?;
+    ensure!(tally.failed == 0 && tally.answers.len() == 1, "{tally:?}");
     Ok(())
 }
 
