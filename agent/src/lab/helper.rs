@@ -12,7 +12,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{enter::EnterSpec, holder::HoldSpec, launch::LabSpec, ping::PingSpec};
+use super::{
+    enter::EnterSpec,
+    holder::HoldSpec,
+    launch::LabSpec,
+    ping::PingSpec,
+    web::{FetchSpec, ServeSpec},
+};
 use crate::exit::CliError;
 
 /// The words that make `weft` a helper; a [`Role`] as JSON follows.
@@ -31,6 +37,10 @@ pub(crate) enum Role {
     Enter(EnterSpec),
     /// Pings from where it runs.
     Ping(PingSpec),
+    /// Says who it is and whom it sees.
+    Serve(ServeSpec),
+    /// Asks such a server.
+    Fetch(FetchSpec),
 }
 
 /// Becomes a helper process of a lab. The process must have one thread.
@@ -48,6 +58,8 @@ pub fn internal(args: Vec<OsString>) -> Result<ExitCode, CliError> {
         Some(Role::Hold(spec)) => super::holder::run(&spec),
         Some(Role::Enter(spec)) => super::enter::run(&spec),
         Some(Role::Ping(spec)) => super::ping::run(&spec),
+        Some(Role::Serve(spec)) => super::web::serve(&spec),
+        Some(Role::Fetch(spec)) => super::web::fetch(&spec),
     };
     done.map_err(|error| CliError::failed(format!("lab: {error:#}")))
 }

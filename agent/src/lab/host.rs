@@ -20,6 +20,7 @@ use super::{
     exec::proc_dir,
     helper::{Role, arguments, how_it_ended, weft},
     lab::Shared,
+    web::{Answer, FetchSpec, ServeSpec},
 };
 
 /// How often an agent that is starting is looked at.
@@ -146,6 +147,34 @@ impl Host {
     /// There is no report. Lost packets are in the report.
     pub fn ping(&self, from: Option<&str>, spec: &PingSpec) -> Result<PingReport, LabError> {
         self.start_ping(from, spec)?.finish()
+    }
+
+    /// The arguments of `weft` that make it say who it is and whom it sees.
+    ///
+    /// # Errors
+    /// The name cannot be written.
+    pub fn serve_args(spec: &ServeSpec) -> Result<[String; 3], LabError> {
+        let args = arguments(&Role::Serve(spec.clone()));
+        args.map_err(|error| LabError::io("a server's arguments")(error.into()))
+    }
+
+    /// Asks such servers, from the host itself or from the endpoint of that name on it.
+    ///
+    /// # Errors
+    /// A request is not answered.
+    pub fn fetch(&self, from: Option<&str>, spec: &FetchSpec) -> Result<Vec<Answer>, LabError> {
+        let what = format!(
+            "requests from {} to {}",
+            from.unwrap_or(&self.name),
+            spec.to
+        );
+        let failed = |error: serde_json::Error| LabError::io(what.as_str())(error.into());
+        let mut args: Vec<String> = Vec::new();
+        if let Some(endpoint) = from {
+            args.extend(["exec", endpoint, "--", "weft"].map(str::to_owned));
+        }
+        args.extend(arguments(&Role::Fetch(spec.clone())).map_err(failed)?);
+        serde_json::from_str(&self.weft(&args)?).map_err(failed)
     }
 
     /// Starts the agent, which must not be running, with the lab's arguments.

@@ -34,6 +34,7 @@ mod ping;
 mod supervisor;
 mod underlay;
 mod verbs;
+mod web;
 
 pub use control::{AgentStatus, Cable, HostStatus, LabStatus};
 pub use dirs::{DEFAULT_NAME, LabDir};
@@ -45,6 +46,7 @@ pub use lab::{Lab, down};
 pub use options::LabOptions;
 pub use ping::{PingReport, PingSpec, Pinger};
 pub use verbs::run;
+pub use web::{Answer, FetchSpec, ServeSpec, serve};
 
 /// Most hosts with an agent in one lab.
 pub const HOSTS_MAX: u8 = 50;

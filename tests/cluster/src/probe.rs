@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use weft_agent::lab::ServeSpec;
 
 /// Entry point.
 pub fn main() -> ExitCode {
@@ -32,7 +33,10 @@ fn dispatch(args: &[&str]) -> Result<()> {
         }
         ["echo-when-told", to] => crate::echo::when_told(to),
         ["round-trips", to, count] => crate::echo::round_trips(to, count.parse()?),
-        ["serve", name, port] => crate::backend::serve(name, port.parse()?),
+        ["serve", name, port] => {
+            let (name, port) = ((*name).to_owned(), port.parse()?);
+            weft_agent::lab::serve(&ServeSpec { name, port }).map(drop)
+        }
         ["ask", protocol, to, port, times] => {
             crate::backend::ask(protocol, to, port.parse()?, times.parse()?)
         }

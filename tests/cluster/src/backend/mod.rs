@@ -1,26 +1,17 @@
-//! Servers that say who they are and whom they see, and clients that count what they are told.
+//! Containers that say who they are and whom they see, and clients that count what they are told.
 
 mod client;
-mod server;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
 pub(crate) use client::{ask, ask_until_told, hold};
-pub(crate) use server::serve;
+
+pub use weft_agent::lab::Answer;
 
 use crate::cluster::Cluster;
 use crate::talk::Talk;
-
-/// One answer of a backend: who answered, and the client's address as it sees it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Answer {
-    /// The server's name.
-    pub name: String,
-    /// The client's address without its port.
-    pub peer: String,
-}
 
 /// What requests that went on came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,6 +167,6 @@ fn parse(line: &str) -> Result<Answer> {
         .with_context(|| format!("an answer {line:?}"))?;
     Ok(Answer {
         name: name.to_owned(),
-        peer: peer.to_owned(),
+        peer: peer.parse()?,
     })
 }

@@ -113,7 +113,7 @@ fn a_server_sees_its_clients() -> Result<()> {
     let from = cluster.client_in(2, "client.web");
     let wanted = Answer {
         name: "server".to_owned(),
-        peer: client,
+        peer: client.parse()?,
     };
     for answers in [from.tcp(&server, 8080, 3)?, from.udp(&server, 8080, 3)?] {
         ensure!(
