@@ -2,12 +2,11 @@
 //! of them, chosen in the same way, share a chain.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use weft_netns::nft::{CompareOp, Expr, MetaKey, NatFamily, PayloadBase, Register};
 
 use crate::layout::{Map, port_value};
-use crate::spec::{Address, Family, ServiceKey};
+use crate::spec::{Address, Family, Ports, ServiceKey};
 
 /// What the hashes start with: the same on every node, so that they agree about a flow.
 const HASH_SEED: u32 = 0x7765_6674;
@@ -29,6 +28,17 @@ pub(crate) enum Pick {
     Flow,
 }
 
+/// What the services of a class are known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// A port of a service address.
+    Port,
+    /// A service address.
+    Address,
+    /// A port of all local addresses.
+    Local,
+}
+
 /// What services that share a chain have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
@@ -37,11 +47,23 @@ pub(crate) enum Class {
     /// Some do.
     Slots {
         family: Family,
-        /// Whether the services are for all local addresses.
-        local: bool,
+        place: Place,
         pick: Pick,
         slots: u16,
     },
+}
+
+impl Place {
+    /// In the order in which a packet is looked for at them.
+    pub(crate) const ALL: [Self; 3] = [Self::Port, Self::Address, Self::Local];
+
+    fn of(key: &ServiceKey) -> Self {
+        match (key.address, key.ports) {
+            (Address::Local(_), _) => Self::Local,
+            (Address::Vip(_), Ports::All) => Self::Address,
+            (Address::Vip(_), Ports::One(..)) => Self::Port,
+        }
+    }
 }
 
 impl Class {
@@ -57,7 +79,7 @@ impl Class {
     const fn single(family: Family) -> Self {
         Self::Slots {
             family,
-            local: false,
+            place: Place::Port,
             pick: Pick::Random,
             slots: 1,
         }
@@ -72,7 +94,7 @@ impl Class {
         match u16::try_from(slots) {
             Ok(slots) if slots > 0 => Self::Slots {
                 family: key.family(),
-                local: matches!(key.address, Address::Local(_)),
+                place: Place::of(key),
                 pick,
                 slots,
             },
@@ -92,7 +114,7 @@ impl Class {
     pub(crate) fn number(self) -> u32 {
         let Self::Slots {
             family,
-            local,
+            place,
             pick,
             slots,
         } = self
@@ -108,7 +130,12 @@ impl Class {
             Pick::Source => 2,
             Pick::Flow => 3,
         };
-        (pick << 2 | u32::from(local) << 1 | family) << 16 | u32::from(slots)
+        let place = match place {
+            Place::Port => 0,
+            Place::Local => 1,
+            Place::Address => 2,
+        };
+        (pick << 3 | place << 1 | family) << 16 | u32::from(slots)
     }
 
     /// The class with that number.
@@ -118,16 +145,21 @@ impl Class {
             0 => Family::V4,
             _ => Family::V6,
         };
-        let pick = match kind >> 2 {
+        let pick = match kind >> 3 {
             1 => Pick::Random,
             2 => Pick::Source,
             3 => Pick::Flow,
             _ => return (number == 0).then_some(Self::Empty),
         };
-        let local = kind & 2 != 0;
+        let place = match kind >> 1 & 3 {
+            0 => Place::Port,
+            1 => Place::Local,
+            2 => Place::Address,
+            _ => return None,
+        };
         (slots > 0).then_some(Self::Slots {
             family,
-            local,
+            place,
             pick,
             slots,
         })
@@ -138,7 +170,7 @@ impl Class {
     pub(crate) fn rules(self) -> Vec<Vec<Expr>> {
         let Self::Slots {
             family,
-            local,
+            place,
             pick,
             slots,
         } = self
@@ -146,6 +178,7 @@ impl Class {
             return refusal();
         };
         let words = Words::of(family);
+        let port = Register::slot(words.address_slots);
         let mut exprs = vec![
             // The packet's priority carried the class here and is nobody else's business.
             Expr::Immediate {
@@ -157,7 +190,7 @@ impl Class {
                 register: Register::slot(0),
             },
         ];
-        exprs.extend(load_service(family, local));
+        exprs.extend(load_service(family, place));
         exprs.extend(words.pick(pick, u32::from(slots)));
         exprs.extend([
             Expr::MapLookup {
@@ -171,7 +204,7 @@ impl Class {
                     Family::V6 => NatFamily::IPV6,
                 },
                 address: Register::slot(0),
-                port: Register::slot(words.address_slots),
+                port: (place != Place::Address).then_some(port),
             },
         ]);
         vec![exprs]
@@ -200,7 +233,7 @@ impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Slots {
             family,
-            local,
+            place,
             pick,
             slots,
         } = self
@@ -212,7 +245,11 @@ impl fmt::Display for Class {
             Pick::Source => "source",
             Pick::Flow => "flow",
         };
-        let place = if *local { "local" } else { "vip" };
+        let place = match place {
+            Place::Port => "vip",
+            Place::Address => "all",
+            Place::Local => "local",
+        };
         let family = match family {
             Family::V4 => 4,
             Family::V6 => 6,
@@ -221,27 +258,30 @@ impl fmt::Display for Class {
     }
 }
 
-/// Loads what names a service, from slot 0 on: address, protocol, port.
-pub(crate) fn load_service(family: Family, local: bool) -> Vec<Expr> {
+/// Loads what names a service, from slot 0 on: address, protocol, port. Of a place that is known by
+/// less, what it is not known by is zero.
+pub(crate) fn load_service(family: Family, place: Place) -> Vec<Expr> {
     let words = Words::of(family);
-    let register = Register::slot(0);
-    let address = if local {
-        let value = match family.unspecified() {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        Expr::Immediate { value, register }
-    } else {
-        words.address(words.destination_offset, 0)
+    let zero = |slots: u32, slot| Expr::Immediate {
+        value: vec![0; 4 * slots as usize],
+        register: Register::slot(slot),
     };
-    vec![
-        address,
-        Expr::Meta {
-            key: MetaKey::L4PROTO,
-            register: Register::slot(words.address_slots),
-        },
-        port_value(DESTINATION_PORT, Register::slot(words.address_slots + 1)),
-    ]
+    let (protocol, port) = (words.address_slots, words.address_slots + 1);
+    let address = match place {
+        Place::Local => zero(words.address_slots, 0),
+        Place::Port | Place::Address => words.address(words.destination_offset, 0),
+    };
+    let rest = match place {
+        Place::Address => vec![zero(2, protocol)],
+        Place::Port | Place::Local => vec![
+            Expr::Meta {
+                key: MetaKey::L4PROTO,
+                register: Register::slot(protocol),
+            },
+            port_value(DESTINATION_PORT, Register::slot(port)),
+        ],
+    };
+    [vec![address], rest].concat()
 }
 
 /// Where things are in the headers and registers of a family.
@@ -306,22 +346,31 @@ impl Words {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::testing::key;
 
     #[test]
     fn a_class_has_its_number_and_its_name() {
+        let mut names = BTreeSet::new();
         for pick in [Pick::Random, Pick::Source, Pick::Flow] {
             for vip in ["10.0.0.1", "2001:db8::1"] {
                 for slots in [1, 3, 16_381] {
-                    let mut key = key(vip, 80);
-                    let class = Class::new(&key, pick, slots);
-                    assert_eq!(Class::from_number(class.number()), Some(class));
-                    key.address = Address::Local(key.family());
-                    let local = Class::new(&key, pick, slots);
-                    assert_eq!(Class::from_number(local.number()), Some(local));
-                    assert_ne!(local.number(), class.number());
-                    assert_ne!(local.to_string(), class.to_string());
+                    let vip = key(vip, 80);
+                    let all = ServiceKey {
+                        ports: Ports::All,
+                        ..vip
+                    };
+                    let local = ServiceKey {
+                        address: Address::Local(vip.family()),
+                        ..vip
+                    };
+                    for key in [vip, all, local] {
+                        let class = Class::new(&key, pick, slots);
+                        assert_eq!(Class::from_number(class.number()), Some(class));
+                        assert!(names.insert(class.to_string()), "{class}");
+                    }
                 }
             }
         }
@@ -332,7 +381,7 @@ mod tests {
     #[test]
     fn numbers_of_no_class_are_refused() {
         assert_eq!(Class::from_number(0), Some(Class::Empty));
-        for number in [3, 1 << 18, 4 << 18 | 3, u32::MAX] {
+        for number in [3, 1 << 19, 1 << 19 | 3 << 17 | 3, 4 << 19 | 3, u32::MAX] {
             assert_eq!(Class::from_number(number), None);
         }
     }

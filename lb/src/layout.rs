@@ -8,8 +8,8 @@ use weft_netns::nft::{
     MetaKey, PayloadBase, Register, Rule, Verdict,
 };
 
-use crate::class::{Class, load_service};
-use crate::spec::{Address, Backend, Family, Protocol, ServiceKey};
+use crate::class::{Class, Place, load_service};
+use crate::spec::{Address, Backend, Family, Ports, Protocol, ServiceKey};
 
 /// `NF_IP_PRI_NAT_DST`: where destinations are rewritten.
 const PRIORITY_DNAT: i32 = -100;
@@ -115,9 +115,8 @@ pub(crate) fn rules(table: &str) -> Vec<Rule> {
     let mut rules = Class::PERMANENT
         .map(|class| class_rules(table, class))
         .concat();
-    // A service address comes before the same port of all local ones.
-    for local in [false, true] {
-        rules.extend(FAMILIES.map(|family| rule(SERVICES, dispatch(family, local))));
+    for place in Place::ALL {
+        rules.extend(FAMILIES.map(|family| rule(SERVICES, dispatch(family, place))));
     }
     let jump = || vec![Expr::Verdict(Verdict::Jump(SERVICES.to_owned()))];
     rules.extend(HOOKS.map(|(name, _)| rule(name, jump())));
@@ -144,7 +143,7 @@ pub(crate) fn class_rules(table: &str, class: Class) -> Vec<Rule> {
 /// `meta priority set ip daddr . meta l4proto . th dport map @services4`, and then
 /// `meta priority vmap @classes`. A packet of no service passes by. The detour through the priority
 /// is there for `nft list`, which fails over a lookup's result used as the next one's key.
-fn dispatch(family: Family, local: bool) -> Vec<Expr> {
+fn dispatch(family: Family, place: Place) -> Vec<Expr> {
     let register = Register::slot(0);
     let equals = |value: Vec<u8>| Expr::Compare {
         register,
@@ -158,11 +157,11 @@ fn dispatch(family: Family, local: bool) -> Vec<Expr> {
         Family::V6 => 10,
     };
     let mut exprs = vec![Expr::Meta { key, register }, equals(vec![protocol])];
-    if local {
+    if place == Place::Local {
         exprs.push(Expr::RouteType { register });
         exprs.push(equals(ROUTE_LOCAL.to_ne_bytes().to_vec()));
     }
-    exprs.extend(load_service(family, local));
+    exprs.extend(load_service(family, place));
     let key = MetaKey::PRIORITY;
     exprs.extend([
         Expr::MapLookup {
@@ -209,22 +208,26 @@ pub(crate) fn service_element(key: &ServiceKey, class: Class) -> MapElement {
 /// The element of a service's slot in its map.
 pub(crate) fn slot_element(key: &ServiceKey, slot: u32, backend: &Backend) -> MapElement {
     let mut data = address_bytes(backend.address);
-    data.extend(padded(&backend.port.get().to_be_bytes()));
+    data.extend(port_bytes(backend.port));
     MapElement {
         key: slot_key(key, slot),
         data: MapData::Value(data),
     }
 }
 
-/// Address, protocol, port; each padded to four bytes.
+/// Address, protocol, port; each padded to four bytes. All ports are protocol 0 and port 0.
 pub(crate) fn service_key(key: &ServiceKey) -> Vec<u8> {
     let address = match key.address {
         Address::Vip(address) => address,
         Address::Local(family) => family.unspecified(),
     };
     let mut bytes = address_bytes(address);
-    bytes.extend(padded(&[protocol_number(key.protocol)]));
-    bytes.extend(padded(&key.port.get().to_be_bytes()));
+    let (protocol, port) = match key.ports {
+        Ports::All => (0, None),
+        Ports::One(protocol, port) => (protocol_number(protocol), Some(port)),
+    };
+    bytes.extend(padded(&[protocol]));
+    bytes.extend(port_bytes(port));
     bytes
 }
 
@@ -242,20 +245,21 @@ pub(crate) fn read_class(bytes: &[u8]) -> Option<Class> {
 pub(crate) fn read_service_key(family: Family, bytes: &[u8]) -> Option<ServiceKey> {
     let (address, rest) = read_address(family, bytes)?;
     let (protocol, rest) = rest.split_first_chunk::<4>()?;
-    let protocol = [Protocol::Tcp, Protocol::Udp]
-        .into_iter()
-        .find(|p| [protocol_number(*p), 0, 0, 0] == *protocol)?;
-    let port = read_port(rest)?;
-    let address = if address.is_unspecified() {
-        Address::Local(family)
-    } else {
-        Address::Vip(address)
+    let ports = match (*protocol, read_port(rest)?) {
+        ([0, 0, 0, 0], None) => Ports::All,
+        (number, Some(port)) => {
+            let is_it = |p: &Protocol| number == padded(&[protocol_number(*p)]);
+            let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(is_it)?;
+            Ports::One(protocol, port)
+        }
+        _ => return None,
     };
-    Some(ServiceKey {
-        address,
-        protocol,
-        port,
-    })
+    let address = match (address.is_unspecified(), ports) {
+        (true, Ports::All) => return None,
+        (true, Ports::One(..)) => Address::Local(family),
+        (false, _) => Address::Vip(address),
+    };
+    Some(ServiceKey { address, ports })
 }
 
 pub(crate) fn read_slot_key(family: Family, bytes: &[u8]) -> Option<(ServiceKey, u32)> {
@@ -283,12 +287,16 @@ fn read_address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
     }
 }
 
-/// A port and its padding, and nothing more.
-fn read_port(bytes: &[u8]) -> Option<NonZeroU16> {
+/// A port (none is 0) and its padding, and nothing more.
+fn read_port(bytes: &[u8]) -> Option<Option<NonZeroU16>> {
     let [high, low, 0, 0] = *bytes else {
         return None;
     };
-    NonZeroU16::new(u16::from_be_bytes([high, low]))
+    Some(NonZeroU16::new(u16::from_be_bytes([high, low])))
+}
+
+fn port_bytes(port: Option<NonZeroU16>) -> [u8; 4] {
+    padded(&port.map_or(0, NonZeroU16::get).to_be_bytes())
 }
 
 fn address_bytes(address: IpAddr) -> Vec<u8> {
@@ -317,20 +325,19 @@ const fn protocol_number(protocol: Protocol) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{backend, key};
+    use crate::testing::{all_ports, backend, key, port};
 
     #[test]
     fn elements_are_read_as_they_are_written_and_fit_their_maps() {
         for (vip, address) in [("10.0.9.9", "10.0.0.2"), ("2001:db8::9", "2001:db8::2")] {
-            let backend = backend(address, 8080);
-            let vip = key(vip, 80);
+            let (all, vip) = (all_ports(vip), key(vip, 80));
             let family = vip.family();
             let local = ServiceKey {
                 address: Address::Local(family),
-                protocol: Protocol::Udp,
-                ..vip
+                ports: Ports::One(Protocol::Udp, port(53)),
             };
-            for key in [vip, local] {
+            for (key, port) in [(vip, 8080), (local, 8080), (all, 0)] {
+                let backend = backend(address, port);
                 let element = slot_element(&key, 7, &backend);
                 assert_eq!(read_slot_key(family, &element.key), Some((key, 7)));
                 let MapData::Value(data) = element.data else {
@@ -351,12 +358,13 @@ mod tests {
     fn bytes_of_no_element_are_refused() {
         let good = service_key(&key("10.0.9.9", 80));
         assert!(read_service_key(Family::V4, &good).is_some());
-        for (index, value) in [(4, 1), (5, 1), (9, 0), (11, 1)] {
+        for (index, value) in [(4, 0), (4, 1), (5, 1), (9, 0), (11, 1)] {
             let mut bytes = good.clone();
             bytes[index] = value;
             assert_eq!(read_service_key(Family::V4, &bytes), None);
         }
         assert_eq!(read_service_key(Family::V6, &good), None);
+        assert_eq!(read_service_key(Family::V4, &[0; 12]), None);
         assert_eq!(read_backend(Family::V4, &[10, 0, 0, 1, 0, 80]), None);
         assert_eq!(read_class(&[1]), None);
     }

@@ -3,10 +3,11 @@
 //!
 //! # What is here
 //!
-//! Service addresses (VIPs) and ports of all local addresses of **one** network namespace, for TCP
-//! and UDP over IPv4 and IPv6, by one nftables table that this crate owns whole. The first packet
-//! of a flow chooses a backend, connection tracking keeps the rest with it, and the source address
-//! is left alone. Schedulers: random by weight, source hash, Maglev. Weight 0 drains.
+//! Service addresses (VIPs), with all their ports and protocols or with single ones, and ports of
+//! all local addresses of **one** network namespace, over IPv4 and IPv6, by one nftables table that
+//! this crate owns whole. The first packet of a flow chooses a backend, connection tracking keeps
+//! the rest with it, and the source address is left alone. Schedulers: random by weight, source
+//! hash, Maglev. Weight 0 drains.
 //!
 //! - [`spec`]: what the table should do, in kernel words.
 //! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
@@ -44,8 +45,14 @@
 //! }
 //! ```
 //!
-//! The same for IPv6; again for the ports of all local addresses, which are in the maps as those of
-//! the unspecified address; and in the prerouting hook.
+//! The same for IPv6; again for service addresses with all ports, which are in the maps as port 0
+//! of protocol 0, and whose flows keep their port (`dnat ip to ip daddr . 0 . 0 . ..`); again for
+//! the ports of all local addresses, which are in the maps as those of the unspecified address; and
+//! in the prerouting hook. What is more specific comes first.
+//!
+//! Rewriting an address needs no ports: echo requests (ICMP) and protocols that the kernel does not
+//! know have backends as well. Fragments are put together before they come here, for connection
+//! tracking needs that.
 //!
 //! A rule's modulus is a constant. So services with the same number of slots, picked in the same
 //! way, form a *class* with one chain, and there are as many chains as classes, however many

@@ -3,6 +3,7 @@
 //! backends take free slots in turns, those of less weight skipping some.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use crate::spec::{Backend, MaglevSize};
 
@@ -80,7 +81,7 @@ fn hash(seed: u64, backend: &Backend) -> u64 {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    let port = backend.port.get().to_be_bytes();
+    let port = backend.port.map_or(0, NonZeroU16::get).to_be_bytes();
     let bytes = seed.to_be_bytes().into_iter().chain(octets).chain(port);
     let sum = bytes.fold(FNV_BASIS, |sum, byte| {
         (sum ^ u64::from(byte)).wrapping_mul(FNV_PRIME)

@@ -1,9 +1,13 @@
 //! What one namespace's table should do, in kernel words.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+
+pub use error::SpecError;
 
 /// Most services of a table: their map then takes about 6 MB of kernel memory.
 pub const SERVICES_MAX: usize = 65_536;
@@ -42,9 +46,19 @@ pub enum Protocol {
 pub enum Address {
     /// A service address. The namespace needs a route to it, or its own packets have no way.
     Vip(IpAddr),
-    /// Every address of the namespace that no [`Vip`](Self::Vip) with the same port is: a published
-    /// port.
+    /// Every address of the namespace that no [`Vip`](Self::Vip) with the same port or with all
+    /// ports is: a published port.
     Local(Family),
+}
+
+/// Which packets to its address a service is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ports {
+    /// Those of all protocols and ports that no service with [`One`](Self::One) at the same address
+    /// is for; echo requests (ICMP) among them. Only with [`Address::Vip`].
+    All,
+    /// Those of a transport protocol to a port.
+    One(Protocol, NonZeroU16),
 }
 
 /// What names a service.
@@ -52,10 +66,8 @@ pub enum Address {
 pub struct ServiceKey {
     /// Destination address.
     pub address: Address,
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// Destination port.
-    pub port: NonZeroU16,
+    /// Destination port and protocol.
+    pub ports: Ports,
 }
 
 /// Where a flow may be sent.
@@ -63,8 +75,8 @@ pub struct ServiceKey {
 pub struct Backend {
     /// Its address, of the service's family.
     pub address: IpAddr,
-    /// Its port.
-    pub port: NonZeroU16,
+    /// Its port. None in a service for [`Ports::All`], where the packet's port stays as it is.
+    pub port: Option<NonZeroU16>,
 }
 
 /// How a backend is chosen for a new flow. Packets of a flow follow its first one, by connection
@@ -102,46 +114,6 @@ pub struct Service {
     /// The backends with their weights. With weight 0 a backend takes no new flow and keeps those
     /// it has. A service without a backend that takes flows refuses them (ICMP port unreachable).
     pub backends: BTreeMap<Backend, u16>,
-}
-
-/// A wanted content that no table can have.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpecError {
-    /// Too many services.
-    #[error("{count} services refused: one namespace takes at most {SERVICES_MAX}")]
-    TooManyServices {
-        /// How many.
-        count: usize,
-    },
-    /// Too many backends.
-    #[error("service {service} refused: {count} backends, and it takes at most {max}{}",
-        if *.max < BACKENDS_MAX { " with a Maglev table of this size" } else { "" })]
-    TooManyBackends {
-        /// Of which service.
-        service: ServiceKey,
-        /// How many.
-        count: usize,
-        /// Most.
-        max: usize,
-    },
-    /// The address is none to balance.
-    #[error("service {service} refused: its address must be unicast, and not an IPv4-mapped one")]
-    BadAddress {
-        /// Which service.
-        service: ServiceKey,
-    },
-    /// The backend is none to send to.
-    #[error(
-        "service {service} refused: its backend {backend} must be a unicast address of the \
-         service's family, and not an IPv4-mapped one"
-    )]
-    BadBackend {
-        /// Which service.
-        service: ServiceKey,
-        /// Which backend.
-        backend: Backend,
-    },
 }
 
 impl Family {
@@ -192,6 +164,12 @@ impl Service {
         if matches!(service.address, Address::Vip(address) if !is_unicast(address)) {
             return Err(SpecError::BadAddress { service });
         }
+        if matches!(
+            (service.address, service.ports),
+            (Address::Local(_), Ports::All)
+        ) {
+            return Err(SpecError::AllPortsOfLocal { service });
+        }
         let max = match self.scheduler {
             Scheduler::Maglev(size) => {
                 BACKENDS_MAX.min(usize::from(size.slots()) / MAGLEV_SLOTS_PER_BACKEND)
@@ -209,8 +187,13 @@ impl Service {
         let good = |backend: &Backend| {
             is_unicast(backend.address) && Family::of(backend.address) == service.family()
         };
-        match self.backends.keys().find(|backend| !good(backend)) {
-            Some(&backend) => Err(SpecError::BadBackend { service, backend }),
+        if let Some(&backend) = self.backends.keys().find(|backend| !good(backend)) {
+            return Err(SpecError::BadBackend { service, backend });
+        }
+        let kept = service.ports == Ports::All;
+        let wrong = |backend: &&Backend| backend.port.is_none() != kept;
+        match self.backends.keys().find(wrong) {
+            Some(&backend) => Err(SpecError::BadPort { service, backend }),
             None => Ok(()),
         }
     }
@@ -265,20 +248,26 @@ impl fmt::Display for ServiceKey {
             Address::Local(Family::V4) => f.write_str("local4")?,
             Address::Local(Family::V6) => f.write_str("local6")?,
         }
-        write!(f, ":{}/{}", self.port, self.protocol)
+        match self.ports {
+            Ports::All => f.write_str(":*"),
+            Ports::One(protocol, port) => write!(f, ":{port}/{protocol}"),
+        }
     }
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        std::net::SocketAddr::new(self.address, self.port.get()).fmt(f)
+        match self.port {
+            Some(port) => SocketAddr::new(self.address, port.get()).fmt(f),
+            None => self.address.fmt(f),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{backend, key, service};
+    use crate::testing::{all_ports, backend, key, service};
 
     #[test]
     fn what_no_table_can_have_is_refused_by_name() {
@@ -300,6 +289,24 @@ mod tests {
                 .to_string()
                 .starts_with("service [2001:db8::9]:80/tcp refused")
         );
+    }
+
+    #[test]
+    fn ports_of_services_and_backends_belong_together() {
+        let one = service(Scheduler::Random, &[("10.0.0.2", 80, 1)]);
+        let all = service(Scheduler::Random, &[("10.0.0.2", 0, 1)]);
+        let vip = all_ports("10.0.9.9");
+        assert_eq!(all.check(&vip), Ok(()));
+        let error = one.check(&vip).unwrap_err().to_string();
+        assert!(error.starts_with("service 10.0.9.9:* refused: its backend 10.0.0.2:80"));
+        let error = all.check(&key("10.0.9.9", 80)).unwrap_err();
+        assert!(matches!(error, SpecError::BadPort { .. }), "{error}");
+        let local = ServiceKey {
+            address: Address::Local(Family::V4),
+            ..vip
+        };
+        let error = all.check(&local).unwrap_err();
+        assert_eq!(error, SpecError::AllPortsOfLocal { service: local });
     }
 
     #[test]

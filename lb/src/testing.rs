@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 
-use crate::spec::{Address, Backend, Protocol, Scheduler, Service, ServiceKey};
+use crate::spec::{Address, Backend, Ports, Protocol, Scheduler, Service, ServiceKey};
 
 pub(crate) fn port(port: u16) -> NonZeroU16 {
     NonZeroU16::new(port).unwrap()
@@ -11,15 +11,22 @@ pub(crate) fn port(port: u16) -> NonZeroU16 {
 pub(crate) fn key(vip: &str, number: u16) -> ServiceKey {
     ServiceKey {
         address: Address::Vip(vip.parse().unwrap()),
-        protocol: Protocol::Tcp,
-        port: port(number),
+        ports: Ports::One(Protocol::Tcp, port(number)),
     }
 }
 
+pub(crate) fn all_ports(vip: &str) -> ServiceKey {
+    ServiceKey {
+        ports: Ports::All,
+        ..key(vip, 1)
+    }
+}
+
+/// With port 0 it has none.
 pub(crate) fn backend(address: &str, number: u16) -> Backend {
     Backend {
         address: address.parse().unwrap(),
-        port: port(number),
+        port: NonZeroU16::new(number),
     }
 }
 

@@ -9,6 +9,8 @@
     reason = "a test without the harness that clippy knows"
 )]
 
+#[path = "kernel/address.rs"]
+mod address;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/ns.rs"]
@@ -23,7 +25,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     ns::isolate();
-    let cases = [traffic::CASES, upkeep::CASES].concat();
+    let cases = [traffic::CASES, address::CASES, upkeep::CASES].concat();
     let trials = cases.into_iter().map(|(name, case)| {
         Trial::test(name, move || {
             case();

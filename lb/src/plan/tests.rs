@@ -4,7 +4,7 @@ use weft_netns::nft::{MapData, MapElement};
 use super::*;
 use crate::layout::{self, Map};
 use crate::observed::Raw;
-use crate::spec::{Address, Family, MaglevSize, Protocol};
+use crate::spec::{Address, Family, MaglevSize, Ports, Protocol};
 use crate::testing::{backend, key, port, service};
 use crate::transaction::Transaction;
 
@@ -197,7 +197,7 @@ fn a_table_of_another_shape_is_not_read() {
     let mut chained = raw.clone();
     chained.chains.push(layout::class_chain(
         "weft-lb",
-        Class::from_number(4 << 16 | 1).unwrap(),
+        Class::from_number(8 << 16 | 2).unwrap(),
     ));
     let mut odd = raw.clone();
     let element = MapElement {
@@ -218,17 +218,19 @@ fn any_key() -> impl Strategy<Value = ServiceKey> {
         Address::Local(Family::V4),
         Address::Local(Family::V6),
     ];
-    let protocols = vec![Protocol::Tcp, Protocol::Udp];
-    (
-        prop::sample::select(addresses),
-        prop::sample::select(protocols),
-        1u16..3,
-    )
-        .prop_map(|(address, protocol, number)| ServiceKey {
-            address,
-            protocol,
-            port: port(number),
-        })
+    let one = |protocol, number| Ports::One(protocol, port(number));
+    let ports = vec![
+        Ports::All,
+        one(Protocol::Tcp, 1),
+        one(Protocol::Tcp, 2),
+        one(Protocol::Udp, 1),
+    ];
+    let key = (prop::sample::select(addresses), prop::sample::select(ports));
+    let good = |(address, ports): &(Address, Ports)| {
+        *ports != Ports::All || matches!(address, Address::Vip(_))
+    };
+    key.prop_filter("a service of all ports has an address", good)
+        .prop_map(|(address, ports)| ServiceKey { address, ports })
 }
 
 fn any_service() -> impl Strategy<Value = (Scheduler, BTreeMap<u8, u16>)> {
@@ -249,9 +251,10 @@ fn any_spec() -> impl Strategy<Value = Spec> {
                 Family::V4 => "10.0.0.",
                 Family::V6 => "2001:db8::",
             };
+            let port = if key.ports == Ports::All { 0 } else { 80 };
             let backends = backends
                 .into_iter()
-                .map(|(host, weight)| (backend(&format!("{prefix}{host}"), 80), weight))
+                .map(|(host, weight)| (backend(&format!("{prefix}{host}"), port), weight))
                 .collect();
             let service = Service {
                 scheduler,

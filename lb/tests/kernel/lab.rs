@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::socket::{self, shutdown};
-use weft_lb::spec::{Address, Backend, Protocol, Scheduler, Service, ServiceKey, Spec};
+use weft_lb::spec::{Address, Backend, Ports, Protocol, Scheduler, Service, ServiceKey, Spec};
 use weft_lb::{Balancer, Report};
 
 use super::ns::{Ns, join, switch};
@@ -24,7 +24,7 @@ pub(super) const CLIENT4: &str = "10.1.0.1";
 pub(super) const CLIENT6: &str = "fd00:1::1";
 pub(super) const BACKENDS4: [&str; 3] = ["10.1.0.11", "10.1.0.12", "10.1.0.13"];
 pub(super) const BACKENDS6: [&str; 3] = ["fd00:1::11", "fd00:1::12", "fd00:1::13"];
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A client, three backends, and the switch between them.
 pub(super) struct Lab {
@@ -89,7 +89,9 @@ impl Lab {
     pub(super) fn ask(&self, service: &ServiceKey, times: usize) -> BTreeMap<String, usize> {
         let to = address_of(service);
         let client = if to.is_ipv4() { CLIENT4 } else { CLIENT6 };
-        let protocol = service.protocol;
+        let Ports::One(protocol, _) = service.ports else {
+            panic!("no port: {service}");
+        };
         ask(&self.client, protocol, client.parse().unwrap(), to, times)
     }
 
@@ -255,22 +257,29 @@ fn serve_udp(socket: &UdpSocket, name: &str, stop: &AtomicBool) {
 pub(super) fn vip(address: &str, protocol: Protocol, port: u16) -> ServiceKey {
     ServiceKey {
         address: Address::Vip(address.parse().unwrap()),
-        protocol,
-        port: NonZeroU16::new(port).unwrap(),
+        ports: Ports::One(protocol, NonZeroU16::new(port).unwrap()),
+    }
+}
+
+pub(super) fn all_ports(address: &str) -> ServiceKey {
+    ServiceKey {
+        address: Address::Vip(address.parse().unwrap()),
+        ports: Ports::All,
     }
 }
 
 pub(super) fn address_of(service: &ServiceKey) -> SocketAddr {
-    let Address::Vip(address) = service.address else {
-        panic!("no service address: {service}");
+    let (Address::Vip(address), Ports::One(_, port)) = (service.address, service.ports) else {
+        panic!("no address with a port: {service}");
     };
-    SocketAddr::new(address, service.port.get())
+    SocketAddr::new(address, port.get())
 }
 
+/// With port 0 it has none.
 pub(super) fn backend(address: &str, port: u16) -> Backend {
     Backend {
         address: address.parse().unwrap(),
-        port: NonZeroU16::new(port).unwrap(),
+        port: NonZeroU16::new(port),
     }
 }
 
@@ -297,6 +306,28 @@ pub(super) fn all_of(key: ServiceKey, scheduler: Scheduler, port: u16) -> Spec {
         BACKENDS6
     };
     [(key, service(scheduler, port, backends.map(|b| (b, 1))))].into()
+}
+
+/// A counter of a namespace for IPv4, or for TCP over both: `Tcp`, `RetransSegs`.
+pub(super) fn counter(ns: &Ns, group: &str, name: &str) -> u64 {
+    let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"));
+    let text = text.unwrap();
+    // A line of names, a line of values.
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "))
+        .map(str::split_whitespace);
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let found = names.zip(values).find(|(n, _)| *n == name);
+    found.unwrap().1.parse().unwrap()
+}
+
+/// A counter of a namespace for IPv6: `Icmp6InEchos`.
+pub(super) fn counter6(ns: &Ns, name: &str) -> u64 {
+    let text = ns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp6"));
+    let text = text.unwrap();
+    let mut words = text.split_whitespace().skip_while(|word| *word != name);
+    words.nth(1).unwrap().parse().unwrap()
 }
 
 /// Nothing had to be done.

@@ -105,8 +105,8 @@ pub enum Expr {
         family: NatFamily,
         /// The address.
         address: Register,
-        /// The port, in network order.
-        port: Register,
+        /// The port, in network order; none leaves it as it is, whatever the protocol.
+        port: Option<Register>,
     },
     /// Drops the packet and answers that the port is unreachable (ICMP or ICMPv6).
     RejectPort,

@@ -196,7 +196,9 @@ impl Expr {
                 data.u32(1, NAT_DESTINATION);
                 data.u32(2, family.0);
                 data.u32(3, address.0);
-                data.u32(5, port.0);
+                if let Some(port) = port {
+                    data.u32(5, port.0);
+                }
             }
             _ => {}
         }
@@ -358,9 +360,9 @@ impl<'a> Fields<'a> {
         Ok(self.get(kind)?.is_some_and(|attr| attr.value == [value]))
     }
 
-    /// None when only the address or only the port is rewritten.
+    /// None when only the port is rewritten.
     fn nat(&self) -> Result<Option<Expr>, Malformed> {
-        let (Some(address), Some(port)) = (self.register(3)?, self.register(5)?) else {
+        let (Some(address), port) = (self.register(3)?, self.register(5)?) else {
             return Ok(None);
         };
         Ok(Some(Expr::DestinationNat {

@@ -122,7 +122,12 @@ fn every_expression_reads_as_it_was_written() {
         Expr::DestinationNat {
             family: NatFamily::IPV6,
             address: register,
-            port: Register::slot(4),
+            port: Some(Register::slot(4)),
+        },
+        Expr::DestinationNat {
+            family: NatFamily::IPV4,
+            address: register,
+            port: None,
         },
         Expr::RejectPort,
         Expr::RejectReset,
