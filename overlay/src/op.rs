@@ -220,6 +220,8 @@ pub struct InnerChange {
     pub alias: Option<String>,
     /// See [`GSO_MAX_SEGS`].
     pub gso_max_segs: Option<u32>,
+    /// Turn IPv6 on, on this interface alone.
+    pub ipv6: bool,
     /// Set it up.
     pub raise: bool,
 }

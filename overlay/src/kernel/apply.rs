@@ -246,7 +246,14 @@ fn inside_container(session: &mut Session<'_>, op: &Op) -> Result<(), String> {
         .and_then(|port| port.peer)
         .ok_or("its veth pair is not there")?;
     let requests = match op {
-        Op::SetInner { change, .. } => messages::set_inner(index, change),
+        Op::SetInner { ifname, change, .. } => {
+            if change.ipv6 {
+                let switch = format!("ipv6/conf/{ifname}/disable_ipv6");
+                let set = container.netns.set_sysctls(&[(&switch, "0")]);
+                set.map_err(|e| e.to_string())?;
+            }
+            messages::set_inner(index, change)
+        }
         Op::AddAddress { address, .. } => vec![messages::add_address(index, *address)],
         Op::RemoveAddress { address, .. } => vec![messages::remove_address(index, *address)],
         other => return Err(format!("{other} cannot be done in a container")),

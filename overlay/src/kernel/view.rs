@@ -27,6 +27,8 @@ pub(super) struct LinkView {
     pub(super) controller: Option<u32>,
     pub(super) learning: bool,
     pub(super) gso_max_segs: u32,
+    /// IPv6 is turned off on it.
+    pub(super) ipv6_off: bool,
     /// Index of a veth's other end, in its namespace.
     pub(super) peer: Option<u32>,
     /// Number of the namespace that the other end, or a tunnel's socket, is in; `None` for the
@@ -77,16 +79,23 @@ impl LinkView {
             LinkAttribute::Link(index) => self.peer = Some(index),
             LinkAttribute::LinkNetNsId(id) => self.other_namespace = Some(id),
             LinkAttribute::AfSpecUnspec(families) => {
-                let modes = families.iter().filter_map(|family| match family {
-                    AfSpecUnspec::Inet6(attributes) => Some(attributes),
-                    _ => None,
-                });
-                self.link.quiet = !modes.flatten().any(|attribute| {
-                    matches!(attribute, AfSpecInet6::AddrGenMode(mode)
-                        if *mode != In6AddrGenMode::None)
-                });
+                for family in &families {
+                    if let AfSpecUnspec::Inet6(attributes) = family {
+                        attributes
+                            .iter()
+                            .for_each(|attribute| self.inet6(attribute));
+                    }
+                }
             }
             LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| self.info(info)),
+            _ => {}
+        }
+    }
+
+    fn inet6(&mut self, attribute: &AfSpecInet6) {
+        match attribute {
+            AfSpecInet6::AddrGenMode(mode) => self.link.quiet = *mode == In6AddrGenMode::None,
+            AfSpecInet6::DevConf(switches) => self.ipv6_off = switches.disable_ipv6 != 0,
             _ => {}
         }
     }

@@ -24,6 +24,8 @@ impl<'a> Planner<'a> {
             ifname: local.ifname.clone(),
             mac: local.mac,
             mtu: self.spec.mtu,
+            // Unknown: a new interface takes it over from its namespace.
+            ipv6_off: true,
             ..Inner::default()
         };
         let (link, member, inner) = match self.ports.get(name.as_str()).copied() {
@@ -87,6 +89,8 @@ impl<'a> Planner<'a> {
             mac: (inner.mac != local.mac).then_some(local.mac),
             mtu: (inner.mtu != mtu).then_some(mtu),
             gso_max_segs: (inner.gso_max_segs != GSO_MAX_SEGS).then_some(GSO_MAX_SEGS),
+            // Container runtimes turn IPv6 off where none of their own networks has it.
+            ipv6: inner.ipv6_off && wanted.iter().any(|net| net.addr().is_ipv6()),
             raise: !inner.up,
             alias: (inner.alias.as_ref() != Some(&alias)).then_some(alias),
         };

@@ -95,7 +95,11 @@ fn inside(sandbox: &mut Sandbox, op: &Op) {
         Op::SetInner { ifname, change, .. } => set_inner(inner(sandbox, op, ifname), change),
         Op::AddAddress {
             ifname, address, ..
-        } => assert!(inner(sandbox, op, ifname).addresses.insert(*address)),
+        } => {
+            let inner = inner(sandbox, op, ifname);
+            assert!(address.addr().is_ipv4() || !inner.ipv6_off, "{op}: no IPv6");
+            assert!(inner.addresses.insert(*address));
+        }
         Op::RemoveAddress {
             ifname, address, ..
         } => assert!(inner(sandbox, op, ifname).addresses.remove(address)),
@@ -194,6 +198,7 @@ fn create_veth(sandbox: &mut Sandbox, op: &Op) {
             ifname: ifname.clone(),
             mac: *mac,
             mtu: *mtu,
+            ipv6_off: true,
             ..Inner::default()
         }),
     };
@@ -252,5 +257,6 @@ fn set_inner(inner: &mut Inner, change: &InnerChange) {
     inner.mtu = change.mtu.unwrap_or(inner.mtu);
     inner.gso_max_segs = change.gso_max_segs.unwrap_or(inner.gso_max_segs);
     inner.alias = change.alias.clone().or(inner.alias.take());
+    inner.ipv6_off &= !change.ipv6;
     inner.up |= change.raise;
 }

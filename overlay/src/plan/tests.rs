@@ -47,7 +47,10 @@ fn any_vtep() -> impl Strategy<Value = IpAddr> {
 }
 
 fn any_net() -> impl Strategy<Value = IpNet> {
-    (any_address(), prop_oneof![Just(24u8), Just(32)])
+    (
+        prop_oneof![4 => any_address(), 1 => Just("fd11::2".parse().unwrap())],
+        prop_oneof![Just(24u8), Just(32)],
+    )
         .prop_map(|(address, length)| IpNet::new(address, length).unwrap())
 }
 
@@ -143,10 +146,12 @@ prop_compose! {
 
 prop_compose! {
     fn any_inner()(ifname in any_ifname(), mac in any_mac(), mtu in any_mtu(), up: bool,
-                   gso_max_segs in prop_oneof![Just(31u32), Just(65_535)],
+                   gso_max_segs in prop_oneof![Just(31u32), Just(65_535)], ipv6_off: bool,
                    alias in option::of(any_endpoint()),
                    addresses in btree_set(any_net(), 0..4)) -> Inner {
-        Inner { ifname, mac, mtu, up, gso_max_segs, addresses,
+        let addresses =
+            addresses.into_iter().filter(|net| net.addr().is_ipv4() || !ipv6_off).collect();
+        Inner { ifname, mac, mtu, up, gso_max_segs, ipv6_off, addresses,
                 alias: alias.map(|id| names::alias(&id)) }
     }
 }
@@ -297,12 +302,13 @@ proptest! {
     }
 }
 
-/// An endpoint's addresses may keep what an earlier spec gave it; see `Planner::inner`.
+/// An endpoint may keep addresses, and IPv6, that an earlier spec gave it; see `Planner::inner`.
 fn without_own_addresses(mut kernel: Observed) -> Observed {
     if let Namespace::Present(sandbox) = &mut kernel.namespace {
         for port in sandbox.ports.values_mut() {
             if let Peer::Home(inner) = &mut port.peer {
                 inner.addresses.clear();
+                inner.ipv6_off = false;
             }
         }
     }

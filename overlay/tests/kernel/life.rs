@@ -32,6 +32,10 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         "a_name_that_is_taken_in_the_container_is_refused_and_left",
         name_taken,
     ),
+    (
+        "an_interface_gets_its_ipv6_address_where_ipv6_is_turned_off",
+        ipv6_off,
+    ),
     ("what_a_crash_left_in_the_host_is_removed", host_leftovers),
     ("what_the_kernel_offers_is_known", features),
 ];
@@ -357,6 +361,28 @@ fn name_taken() {
         sh(&pair.containers[0], "ip link del eth0");
         pair.settle().await;
         assert!(pings(&pair.containers[0], address(3)));
+    });
+}
+
+/// As Docker leaves a container whose networks have no IPv6.
+fn ipv6_off() {
+    run(async {
+        let pair = Pair::new();
+        let off = "echo 1 > /proc/sys/net/ipv6/conf";
+        for scope in ["all", "default"] {
+            sh(&pair.containers[0], &format!("{off}/{scope}/disable_ipv6"));
+        }
+        pair.settle().await;
+        assert!(pings(&pair.containers[0], address6(3)));
+        sh(&pair.containers[0], &format!("{off}/eth0/disable_ipv6"));
+        assert!(pair.hosts[0].settle(&pair.spec(0)).await > 0);
+        assert!(pings(&pair.containers[0], address6(3)));
+        // The rest of the container stays as it is.
+        let others = sh(
+            &pair.containers[0],
+            "cd /proc/sys/net/ipv6/conf && cat all/disable_ipv6 default/disable_ipv6 lo/disable_ipv6",
+        );
+        assert_eq!(others, "1\n1\n1\n");
     });
 }
 
