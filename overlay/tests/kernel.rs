@@ -9,6 +9,8 @@ mod drift;
 mod lab;
 #[path = "kernel/life.rs"]
 mod life;
+#[path = "kernel/mesh.rs"]
+mod mesh;
 #[path = "kernel/namespaces.rs"]
 mod namespaces;
 #[path = "kernel/scale.rs"]
@@ -29,6 +31,7 @@ fn main() {
     let cases: Vec<(&'static str, fn())> = [
         drift::CASES,
         life::CASES,
+        mesh::CASES,
         namespaces::CASES,
         scale::CASES,
         wire::CASES,

@@ -130,7 +130,7 @@ pub(crate) fn present(netns_dir: &Path) -> Result<BTreeSet<String>, NetnsError> 
     Ok(entries.into_iter().map(|entry| entry.name).collect())
 }
 
-/// Removes links with our mark from the host's namespace, where none belongs. Returns how many.
+/// Removes what a crash left in the host's namespace. Returns how many links.
 pub(crate) fn sweep_host(host: &Netns) -> Result<usize, ApplyError> {
     let doing = "remove left-over links from the host's namespace";
     let failed = |reason: String| ApplyError {
@@ -138,7 +138,7 @@ pub(crate) fn sweep_host(host: &Netns) -> Result<usize, ApplyError> {
         reason,
     };
     let mut rtnl = Rtnl::open(host).map_err(failed)?;
-    let links = observe::marked_host_links(&mut rtnl).map_err(|e| failed(e.to_string()))?;
+    let links = observe::left_over_host_links(&mut rtnl).map_err(|e| failed(e.to_string()))?;
     for (name, owner) in &links {
         tracing::info!(
             link = name,

@@ -363,24 +363,26 @@ fn namespace_id(rtnl: &mut Rtnl, netns: &Netns) -> Result<Option<i32>, RtnlError
         }))
 }
 
-/// Links in the host's namespace that carry our mark, where none belongs, with the network that each
-/// says it is of.
-pub(super) fn marked_host_links(
+/// Links that a crash left in the host's namespace, with the network or endpoint that each says it is
+/// of: a tunnel on its way into a sandbox, or a sandbox's end of a veth pair. Where the host itself is
+/// an endpoint, the container's end is in its namespace too and belongs there; its name is the
+/// endpoint's choice and never that of a port.
+pub(super) fn left_over_host_links(
     rtnl: &mut Rtnl,
 ) -> Result<Vec<(String, Option<String>)>, RtnlError> {
-    let marked = |link: LinkView| {
+    let left_over = |link: LinkView| {
         let owner = link
             .link
             .alias
             .as_deref()
             .and_then(|alias| alias.strip_prefix(names::ALIAS_PREFIX))
             .map(str::to_owned);
-        let ours = match &link.kind {
-            Some(InfoKind::Vxlan) => names::is_host_vxlan(&link.name),
-            Some(InfoKind::Veth) => link.name.starts_with(names::PREFIX) && owner.is_some(),
+        let ours = match (&link.kind, &owner) {
+            (Some(InfoKind::Vxlan), _) => names::is_host_vxlan(&link.name),
+            (Some(InfoKind::Veth), Some(owner)) => link.name == names::port(owner),
             _ => false,
         };
         ours.then_some((link.name, owner))
     };
-    Ok(links(rtnl)?.into_iter().filter_map(marked).collect())
+    Ok(links(rtnl)?.into_iter().filter_map(left_over).collect())
 }

@@ -339,12 +339,13 @@ impl Frame {
 }
 
 /// Pings from a namespace; returns how many of `count` were answered within `patience`.
-pub(crate) fn ping(netns: &Path, to: Ipv4Addr, count: u16, patience: Duration) -> u16 {
-    let pinger = Pinger::new(netns, to, patience);
+pub(crate) fn ping(netns: &Path, to: impl Into<IpAddr>, count: u16, patience: Duration) -> u16 {
+    let pinger = Pinger::new(netns, to.into(), patience);
     (0..count).filter(|n| pinger.once(*n)).count() as u16
 }
 
-pub(crate) fn pings(netns: &Path, to: Ipv4Addr) -> bool {
+pub(crate) fn pings(netns: &Path, to: impl Into<IpAddr>) -> bool {
+    let to = to.into();
     // The first may meet a link that is still coming up.
     (0..20).any(|_| ping(netns, to, 1, Duration::from_millis(100)) == 1)
 }
@@ -352,17 +353,29 @@ pub(crate) fn pings(netns: &Path, to: Ipv4Addr) -> bool {
 struct Pinger {
     socket: Socket,
     to: SockAddr,
+    wire: Echo,
     patience: Duration,
 }
 
+/// How an echo looks in one IP version (RFC 792, RFC 4443 section 4).
+struct Echo {
+    request: u8,
+    reply: u8,
+    /// Where the ICMP header begins in what a raw socket receives.
+    offset: usize,
+}
+
 impl Pinger {
-    fn new(netns: &Path, to: Ipv4Addr, patience: Duration) -> Self {
+    fn new(netns: &Path, to: IpAddr, patience: Duration) -> Self {
         let netns = Netns::open(netns).unwrap();
-        let icmp = Some(Protocol::ICMPV4);
-        let socket = netns.socket(Domain::IPV4, Type::RAW, icmp).unwrap();
+        let (domain, protocol, wire) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, Echo::new(8, 0, 20)),
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, Echo::new(128, 129, 0)),
+        };
         Self {
-            socket,
-            to: SockAddr::from(SocketAddr::from((to, 0))),
+            socket: netns.socket(domain, Type::RAW, Some(protocol)).unwrap(),
+            to: SockAddr::from(SocketAddr::new(to, 0)),
+            wire,
             patience,
         }
     }
@@ -370,7 +383,17 @@ impl Pinger {
     fn once(&self, sequence: u16) -> bool {
         const IDENTIFIER: [u8; 2] = *b"wf";
         let [s0, s1] = sequence.to_be_bytes();
-        let mut echo = [8, 0, 0, 0, IDENTIFIER[0], IDENTIFIER[1], s0, s1];
+        let mut echo = [
+            self.wire.request,
+            0,
+            0,
+            0,
+            IDENTIFIER[0],
+            IDENTIFIER[1],
+            s0,
+            s1,
+        ];
+        // The kernel fills in ICMPv6's.
         let sum = echo.chunks(2).fold(0u32, |sum, pair| {
             sum + (u32::from(pair[0]) << 8 | u32::from(pair[1]))
         });
@@ -390,11 +413,21 @@ impl Pinger {
             let Ok(length) = (&self.socket).read(&mut buffer) else {
                 continue;
             };
-            let bytes = &buffer[..length];
-            let wanted = [&[0, 0][..], &IDENTIFIER, &[s0, s1]].concat();
-            if bytes.len() >= 28 && bytes[20..22] == wanted[..2] && bytes[24..28] == wanted[2..] {
+            let icmp = buffer[..length].get(self.wire.offset..).unwrap_or_default();
+            let wanted = [&IDENTIFIER[..], &[s0, s1]].concat();
+            if icmp.len() >= 8 && icmp[..2] == [self.wire.reply, 0] && icmp[4..8] == wanted {
                 return true;
             }
+        }
+    }
+}
+
+impl Echo {
+    fn new(request: u8, reply: u8, offset: usize) -> Self {
+        Self {
+            request,
+            reply,
+            offset,
         }
     }
 }
@@ -406,10 +439,10 @@ pub(crate) struct RunningPing {
 }
 
 impl RunningPing {
-    pub(crate) fn start(netns: &Path, to: Ipv4Addr) -> Self {
+    pub(crate) fn start(netns: &Path, to: impl Into<IpAddr>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let pinger = Pinger::new(netns, to, Duration::from_secs(2));
+        let pinger = Pinger::new(netns, to.into(), Duration::from_secs(2));
         let thread = std::thread::spawn(move || {
             let (mut sent, mut lost) = (0u32, 0u32);
             while !stopped.load(Ordering::Relaxed) {

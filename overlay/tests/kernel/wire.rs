@@ -29,10 +29,10 @@ pub(crate) const CASES: &[(&str, fn())] = &[
 /// Long enough to hear an answer that should not come.
 const SHORT: Duration = Duration::from_millis(150);
 /// On a busy machine an answer may take its time.
-const LONG: Duration = Duration::from_secs(2);
+pub(crate) const LONG: Duration = Duration::from_secs(2);
 
 /// The frames inside VXLAN that were captured.
-fn inner(capture: &Capture) -> Vec<(u32, Vec<u8>)> {
+pub(crate) fn inner(capture: &Capture) -> Vec<(u32, Vec<u8>)> {
     capture
         .take()
         .iter()
@@ -40,7 +40,7 @@ fn inner(capture: &Capture) -> Vec<(u32, Vec<u8>)> {
         .collect()
 }
 
-fn assert_unicast(frames: &[(u32, Vec<u8>)]) {
+pub(crate) fn assert_unicast(frames: &[(u32, Vec<u8>)]) {
     for (vni, frame) in frames {
         assert!(
             frame[0] & 1 == 0,
