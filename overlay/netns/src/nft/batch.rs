@@ -163,6 +163,20 @@ impl Batch {
         }
     }
 
+    /// Deletes elements from a map by their keys and, in a set of ranges, ends. One that is not
+    /// there fails the transaction.
+    pub fn delete_map_elements(&mut self, table: &str, map: &str, elements: &[MapElement]) {
+        let label = format!("delete elements from map {map} of table {table}");
+        for elements in elements.chunks(MAP_ELEMENTS_PER_MESSAGE) {
+            let elements = MapElements {
+                table: table.to_owned(),
+                map: map.to_owned(),
+                elements: elements.iter().map(MapElement::without_value).collect(),
+            };
+            self.object(label.clone(), kind::DEL_ELEMENTS, 0, &elements);
+        }
+    }
+
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.messages.len() == 1

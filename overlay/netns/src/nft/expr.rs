@@ -93,6 +93,33 @@ pub enum Expr {
         /// Where to.
         register: Register,
     },
+    /// Loads a property of the packet's flow, as connection tracking knows it.
+    Ct {
+        /// Which.
+        key: CtKey,
+        /// Of which direction's addresses and ports; for keys that are the same in both: none.
+        direction: Option<CtDirection>,
+        /// Where to.
+        register: Register,
+    },
+    /// Changes a property of the packet's flow.
+    SetCt {
+        /// Which.
+        key: CtKey,
+        /// The new value.
+        register: Register,
+    },
+    /// Loads `(source & mask) ^ xor`, where both have the length of the value.
+    Bitwise {
+        /// The value.
+        source: Register,
+        /// Bits that are kept.
+        mask: Vec<u8>,
+        /// Bits that are turned over after that.
+        xor: Vec<u8>,
+        /// Where to.
+        register: Register,
+    },
     /// Loads the kind of route (`RTN_*`) to the packet's destination, in host order.
     RouteType {
         /// Where to.
@@ -108,6 +135,17 @@ pub enum Expr {
         /// The port, in network order; none leaves it as it is, whatever the protocol.
         port: Option<Register>,
     },
+    /// Rewrites the source address of the packet's flow, and its port where another flow has it.
+    /// Only in a chain of type `nat`; packets of the other address family pass by.
+    SourceNat {
+        /// Of the address.
+        family: NatFamily,
+        /// The address.
+        address: Register,
+    },
+    /// Rewrites the source address of the packet's flow to one of the device that it leaves by.
+    /// Only in a chain of type `nat` in the postrouting hook.
+    Masquerade,
     /// Drops the packet and answers that the port is unreachable (ICMP or ICMPv6).
     RejectPort,
     /// Drops the segment and answers with a TCP reset. Only after TCP was compared for.
@@ -160,10 +198,47 @@ pub struct MetaKey(pub u32);
 impl MetaKey {
     /// Priority for queueing, four bytes in host order.
     pub const PRIORITY: Self = Self(2);
+    /// Mark, four bytes in host order.
+    pub const MARK: Self = Self(3);
+    /// Name of the device that it came in by, 16 bytes padded with zero bytes.
+    pub const INPUT_NAME: Self = Self(6);
+    /// Name of the device that it leaves by, 16 bytes padded with zero bytes.
+    pub const OUTPUT_NAME: Self = Self(7);
+    /// Type (`ARPHRD_*`) of the device that it came in by, two bytes in host order.
+    pub const INPUT_TYPE: Self = Self(8);
     /// Netfilter's protocol family, one byte.
     pub const NFPROTO: Self = Self(15);
     /// Transport protocol, one byte.
     pub const L4PROTO: Self = Self(16);
+}
+
+/// The kernel's number of a property of a flow (`enum nft_ct_keys`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtKey(pub u32);
+
+impl CtKey {
+    /// What the packet is to its flow, four bytes in host order: one bit each, counted from 0, for
+    /// invalid, established, related, new, and (bit 6) untracked.
+    pub const STATE: Self = Self(0);
+    /// The direction that the packet goes in: one byte, a [`CtDirection`].
+    pub const DIRECTION: Self = Self(1);
+    /// What became of the flow (`IPS_*`), four bytes in host order.
+    pub const STATUS: Self = Self(2);
+    /// Mark, four bytes in host order.
+    pub const MARK: Self = Self(3);
+    /// Destination port, two bytes in network order.
+    pub const DESTINATION_PORT: Self = Self(12);
+}
+
+/// A direction of a flow (`enum ip_conntrack_dir`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CtDirection(pub u8);
+
+impl CtDirection {
+    /// That of its first packet.
+    pub const ORIGINAL: Self = Self(0);
+    /// The other.
+    pub const REPLY: Self = Self(1);
 }
 
 /// Where bytes are counted from (`enum nft_payload_bases`).
@@ -171,6 +246,8 @@ impl MetaKey {
 pub struct PayloadBase(pub u32);
 
 impl PayloadBase {
+    /// The link layer's header: in Ethernet six bytes of destination, then six of source.
+    pub const LINK: Self = Self(0);
     /// The IP header.
     pub const NETWORK: Self = Self(1);
     /// The transport header. Fragments after the first have none and do not match.
@@ -184,6 +261,8 @@ pub struct CompareOp(pub u32);
 impl CompareOp {
     /// Equal.
     pub const EQ: Self = Self(0);
+    /// Not equal.
+    pub const NE: Self = Self(1);
 }
 
 /// Where a value starts among the 16 slots of four bytes that a rule works with. A longer value

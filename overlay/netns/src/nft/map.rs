@@ -4,12 +4,16 @@ use super::attr::{Attr, AttrWriter, Attrs, Malformed};
 use super::expr::{DATA_VALUE, LIST_ELEM, Verdict, read_verdict, write_verdict};
 use super::object::{KeyType, Object};
 
+/// `NFT_SET_INTERVAL`.
+const FLAG_INTERVAL: u32 = 0x4;
 /// `NFT_SET_MAP`.
 const FLAG_MAP: u32 = 0x8;
 /// `NFT_SET_CONCAT`.
 const FLAG_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`.
 const TYPE_VERDICT: u32 = 0xffff_ff00;
+/// `NFTA_SET_ELEM_KEY_END`.
+const KEY_END: u16 = 10;
 /// Bytes of a register slot.
 const SLOT_LEN: u32 = 4;
 
@@ -35,6 +39,9 @@ pub struct Map {
 pub enum MapTarget {
     /// Nothing: it is a set.
     Nothing,
+    /// The end of a range that starts with the key: it is a set of ranges, of values side by side
+    /// each of which has to be in its own part. No two overlap. Linux 5.6 and later.
+    RangeEnd,
     /// Bytes for registers.
     Value {
         /// What they are called by `nft list`.
@@ -55,6 +62,18 @@ pub struct MapElement {
     pub data: MapData,
 }
 
+impl MapElement {
+    /// What tells it from others.
+    pub(super) fn without_value(&self) -> Self {
+        let data = match &self.data {
+            MapData::RangeEnd(end) => MapData::RangeEnd(end.clone()),
+            _ => MapData::Other,
+        };
+        let key = self.key.clone();
+        Self { key, data }
+    }
+}
+
 /// What a key maps to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapData {
@@ -62,6 +81,8 @@ pub enum MapData {
     Value(Vec<u8>),
     /// What to do with the packet.
     Verdict(Verdict),
+    /// The last key of the range that starts with the key.
+    RangeEnd(Vec<u8>),
     /// Nothing, or what this module does not speak of.
     Other,
 }
@@ -72,6 +93,7 @@ impl Object for Map {
         attrs.string(2, &self.name);
         let (target_flag, target) = match self.target {
             MapTarget::Nothing => (0, None),
+            MapTarget::RangeEnd => (FLAG_INTERVAL, None),
             MapTarget::Value { kind, len } => (FLAG_MAP, Some((kind.0, len))),
             MapTarget::Verdict => (FLAG_MAP, Some((TYPE_VERDICT, 0))),
         };
@@ -84,11 +106,15 @@ impl Object for Map {
             attrs.u32(7, len);
         }
         if self.concatenated {
-            // Every slot as a field of its own: what the kernel needs to know is their sum.
+            let lens = match self.target {
+                MapTarget::RangeEnd => self.key_type.field_lens(),
+                // Every slot as a field of its own: what the kernel needs to know is their sum.
+                _ => vec![SLOT_LEN; (self.key_len / SLOT_LEN) as usize],
+            };
             attrs.nested(9, |description| {
                 description.nested(2, |fields| {
-                    for _ in 0..self.key_len / SLOT_LEN {
-                        fields.nested(LIST_ELEM, |field| field.u32(1, SLOT_LEN));
+                    for len in lens {
+                        fields.nested(LIST_ELEM, |field| field.u32(1, len));
                     }
                 });
             });
@@ -115,6 +141,7 @@ impl Object for Map {
             }
         }
         let target = match (flags & FLAG_MAP, data_type) {
+            (0, _) if flags & FLAG_INTERVAL != 0 => MapTarget::RangeEnd,
             (0, _) => MapTarget::Nothing,
             (_, TYPE_VERDICT) => MapTarget::Verdict,
             _ => MapTarget::Value {
@@ -156,6 +183,9 @@ impl Object for MapElements {
                         MapData::Verdict(verdict) => {
                             elem.nested(2, |data| write_verdict(data, verdict));
                         }
+                        MapData::RangeEnd(end) => {
+                            elem.nested(KEY_END, |data| data.bytes(DATA_VALUE, end));
+                        }
                         MapData::Other => {}
                     }
                 });
@@ -193,9 +223,13 @@ fn read_element(elem: Attr<'_>) -> Result<Option<MapElement>, Malformed> {
         return Ok(None);
     };
     let key = key.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
-    let data = match elem.nested().find(2)? {
-        None => MapData::Other,
-        Some(data) => match data.nested().find(DATA_VALUE)? {
+    let data = match (elem.nested().find(2)?, elem.nested().find(KEY_END)?) {
+        (None, None) => MapData::Other,
+        (None, Some(end)) => {
+            let end = end.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
+            MapData::RangeEnd(end.value.to_vec())
+        }
+        (Some(data), _) => match data.nested().find(DATA_VALUE)? {
             Some(value) => MapData::Value(value.value.to_vec()),
             None => read_verdict(data)?.map_or(MapData::Other, MapData::Verdict),
         },
@@ -223,7 +257,12 @@ mod tests {
             kind: KeyType::CLASS_ID,
             len: 4,
         };
-        for target in [MapTarget::Nothing, value, MapTarget::Verdict] {
+        for target in [
+            MapTarget::Nothing,
+            MapTarget::RangeEnd,
+            value,
+            MapTarget::Verdict,
+        ] {
             let map = Map {
                 table: "weft".into(),
                 name: "m".into(),
@@ -237,6 +276,7 @@ mod tests {
         let datas = [
             MapData::Value(vec![1; 8]),
             MapData::Verdict(Verdict::Goto("c".into())),
+            MapData::RangeEnd(vec![9; 4]),
             MapData::Other,
         ];
         let elements = MapElements {
@@ -257,5 +297,8 @@ mod tests {
     fn a_concatenated_type_has_six_bits_for_each_field() {
         let port = KeyType::concat(&[KeyType::IPV4_ADDR, KeyType::PROTOCOL, KeyType::PORT]);
         assert_eq!(port.0, 7 << 12 | 12 << 6 | 13);
+        assert_eq!(port.field_lens(), [4, 1, 2]);
+        let single = KeyType::concat(&[KeyType::IPV6_ADDR]);
+        assert_eq!(single.field_lens(), [16]);
     }
 }

@@ -21,7 +21,10 @@ pub mod socket;
 
 pub use batch::Batch;
 pub use error::NftError;
-pub use expr::{CompareOp, Counter, Expr, MetaKey, NatFamily, PayloadBase, Register, Verdict};
+pub use expr::{
+    CompareOp, Counter, CtDirection, CtKey, Expr, MetaKey, NatFamily, PayloadBase, Register,
+    Verdict,
+};
 pub use map::{Map, MapData, MapElement, MapTarget};
 pub use object::{BaseChain, Chain, Hook, KeyType, Rule, Set, Table, TableFlags};
 pub use socket::{NftSocket, Reading};

@@ -62,8 +62,12 @@ impl Hook {
     pub const PREROUTING: Self = Self(0);
     /// Packets for this host's own sockets.
     pub const INPUT: Self = Self(1);
+    /// Packets that only pass through this host.
+    pub const FORWARD: Self = Self(2);
     /// Packets of this host's own sockets.
     pub const OUTPUT: Self = Self(3);
+    /// Packets that leave, this host's own and others'.
+    pub const POSTROUTING: Self = Self(4);
 }
 
 /// A set of keys.
@@ -81,6 +85,10 @@ pub struct Set {
     pub size: Option<u32>,
 }
 
+/// Bits of a type in that of values side by side.
+const FIELD_BITS: u32 = 6;
+const FIELD_MASK: u32 = (1 << FIELD_BITS) - 1;
+
 /// A data type of the `nft` program; the kernel stores it without looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyType(pub u32);
@@ -90,6 +98,8 @@ impl KeyType {
     pub const IPV4_ADDR: Self = Self(7);
     /// `ipv6_addr`.
     pub const IPV6_ADDR: Self = Self(8);
+    /// `ether_addr`.
+    pub const ETHER_ADDR: Self = Self(9);
     /// `inet_proto`.
     pub const PROTOCOL: Self = Self(12);
     /// `inet_service`.
@@ -101,8 +111,26 @@ impl KeyType {
 
     /// The type of values side by side, at most five.
     pub fn concat(fields: &[Self]) -> Self {
-        let number = fields.iter().fold(0, |sum, field| sum << 6 | field.0);
+        let number = fields
+            .iter()
+            .fold(0, |sum, field| sum << FIELD_BITS | field.0);
         Self(number)
+    }
+
+    /// Bytes of each of the values side by side, without padding; four of one that has no constant
+    /// here.
+    pub(super) fn field_lens(self) -> Vec<u32> {
+        let fields = (0..u32::BITS / FIELD_BITS).rev();
+        let fields = fields.map(|field| self.0 >> (field * FIELD_BITS) & FIELD_MASK);
+        let named = fields.map(Self).skip_while(|field| field.0 == 0);
+        let lens = named.map(|field| match field {
+            Self::PROTOCOL => 1,
+            Self::PORT => 2,
+            Self::ETHER_ADDR => 6,
+            Self::IPV6_ADDR => 16,
+            _ => 4,
+        });
+        lens.collect()
     }
 }
 

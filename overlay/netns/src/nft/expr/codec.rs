@@ -1,6 +1,9 @@
 //! Expressions as attributes.
 
-use super::{CompareOp, Counter, Expr, MetaKey, NatFamily, PayloadBase, Register, Verdict};
+use super::{
+    CompareOp, Counter, CtDirection, CtKey, Expr, MetaKey, NatFamily, PayloadBase, Register,
+    Verdict,
+};
 use crate::nft::attr::{Attr, AttrWriter, Attrs, Malformed};
 
 /// `NFTA_LIST_ELEM`.
@@ -29,6 +32,10 @@ const HASH_JENKINS: u32 = 0;
 const FIB_ADDRESS_TYPE: u32 = 3;
 /// `NFTA_FIB_F_DADDR`.
 const FIB_DESTINATION: u32 = 2;
+/// `NFT_BITWISE_MASK_XOR`.
+const BITWISE_MASK_XOR: u32 = 0;
+/// `NFT_NAT_SNAT`.
+const NAT_SOURCE: u32 = 0;
 /// `NFT_NAT_DNAT`.
 const NAT_DESTINATION: u32 = 1;
 /// `NFT_REJECT_TCP_RST`.
@@ -65,7 +72,10 @@ impl Expr {
             Self::Random { .. } => "numgen",
             Self::Hash { .. } => "hash",
             Self::RouteType { .. } => "fib",
-            Self::DestinationNat { .. } => "nat",
+            Self::Ct { .. } | Self::SetCt { .. } => "ct",
+            Self::Bitwise { .. } => "bitwise",
+            Self::DestinationNat { .. } | Self::SourceNat { .. } => "nat",
+            Self::Masquerade => "masq",
             Self::RejectPort | Self::RejectReset => "reject",
             Self::Counter(_) => "counter",
             Self::Other(name) => name,
@@ -121,11 +131,25 @@ impl Expr {
                 data.bytes(2, &[REJECT_PORT]);
             }
             Self::RejectReset => data.u32(1, REJECT_RESET),
+            Self::Ct { .. } | Self::SetCt { .. } => self.write_ct(data),
+            Self::Bitwise {
+                source,
+                mask,
+                xor,
+                register,
+            } => {
+                data.u32(1, source.0);
+                data.u32(2, register.0);
+                data.u32(3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+                data.nested(4, |inner| inner.bytes(DATA_VALUE, mask));
+                data.nested(5, |inner| inner.bytes(DATA_VALUE, xor));
+            }
             Self::Random { .. }
             | Self::Hash { .. }
             | Self::RouteType { .. }
-            | Self::DestinationNat { .. } => self.write_numbers(data),
-            Self::Other(_) => {}
+            | Self::DestinationNat { .. }
+            | Self::SourceNat { .. } => self.write_numbers(data),
+            Self::Masquerade | Self::Other(_) => {}
         }
     }
 
@@ -155,6 +179,27 @@ impl Expr {
                 data.string(1, map);
                 data.u32(2, register.0);
                 data.u32(3, REGISTER_VERDICT);
+            }
+            _ => {}
+        }
+    }
+
+    fn write_ct(&self, data: &mut AttrWriter) {
+        match self {
+            Self::Ct {
+                key,
+                direction,
+                register,
+            } => {
+                data.u32(1, register.0);
+                data.u32(2, key.0);
+                if let Some(direction) = direction {
+                    data.bytes(3, &[direction.0]);
+                }
+            }
+            Self::SetCt { key, register } => {
+                data.u32(2, key.0);
+                data.u32(4, register.0);
             }
             _ => {}
         }
@@ -200,6 +245,11 @@ impl Expr {
                     data.u32(5, port.0);
                 }
             }
+            Self::SourceNat { family, address } => {
+                data.u32(1, NAT_SOURCE);
+                data.u32(2, family.0);
+                data.u32(3, address.0);
+            }
             _ => {}
         }
     }
@@ -223,14 +273,11 @@ impl Expr {
                 len: data.u32(4)?,
                 register: Register(data.u32(1)?),
             },
-            "cmp" => {
-                let value = data.get(3)?.ok_or(Malformed)?.nested().find(DATA_VALUE)?;
-                Self::Compare {
-                    register: Register(data.u32(1)?),
-                    op: CompareOp(data.u32(2)?),
-                    value: value.ok_or(Malformed)?.value.to_vec(),
-                }
-            }
+            "cmp" => Self::Compare {
+                register: Register(data.u32(1)?),
+                op: CompareOp(data.u32(2)?),
+                value: data.value(3)?,
+            },
             "lookup" => Self::read_lookup(data)?,
             "counter" => Self::Counter(Counter {
                 bytes: data.u64(1)?,
@@ -257,7 +304,15 @@ impl Expr {
                     register: Register(data.u32(1)?),
                 }
             }
-            "nat" if data.u32(1)? == NAT_DESTINATION => data.nat()?.unwrap_or(Self::Other(name)),
+            "ct" => data.ct()?,
+            "bitwise" if data.u32_or_zero(6)? == BITWISE_MASK_XOR => Self::Bitwise {
+                source: Register(data.u32(1)?),
+                mask: data.value(4)?,
+                xor: data.value(5)?,
+                register: Register(data.u32(2)?),
+            },
+            "nat" => data.nat()?.unwrap_or(Self::Other(name)),
+            "masq" if data.get(1)?.is_none() && data.get(2)?.is_none() => Self::Masquerade,
             "reject" if data.u32(1)? == REJECT_RESET => Self::RejectReset,
             "reject" if data.u32(1)? == REJECT_ICMPX && data.is_byte(2, REJECT_PORT)? => {
                 Self::RejectPort
@@ -360,15 +415,40 @@ impl<'a> Fields<'a> {
         Ok(self.get(kind)?.is_some_and(|attr| attr.value == [value]))
     }
 
-    /// None when only the port is rewritten.
+    /// The bytes inside a nested data attribute.
+    fn value(&self, kind: u16) -> Result<Vec<u8>, Malformed> {
+        let data = self.get(kind)?.ok_or(Malformed)?;
+        let value = data.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
+        Ok(value.value.to_vec())
+    }
+
+    fn ct(&self) -> Result<Expr, Malformed> {
+        let key = CtKey(self.u32(2)?);
+        if let Some(register) = self.register(4)? {
+            return Ok(Expr::SetCt { key, register });
+        }
+        let direction = self.get(3)?.map(|attr| match *attr.value {
+            [direction] => Ok(CtDirection(direction)),
+            _ => Err(Malformed),
+        });
+        Ok(Expr::Ct {
+            key,
+            direction: direction.transpose()?,
+            register: Register(self.u32(1)?),
+        })
+    }
+
+    /// None for what is not spoken of: only the port is rewritten, or a source with its port.
     fn nat(&self) -> Result<Option<Expr>, Malformed> {
-        let (Some(address), port) = (self.register(3)?, self.register(5)?) else {
-            return Ok(None);
-        };
-        Ok(Some(Expr::DestinationNat {
-            family: NatFamily(self.u32(2)?),
-            address,
-            port,
-        }))
+        let family = NatFamily(self.u32(2)?);
+        Ok(match (self.u32(1)?, self.register(3)?, self.register(5)?) {
+            (NAT_DESTINATION, Some(address), port) => Some(Expr::DestinationNat {
+                family,
+                address,
+                port,
+            }),
+            (NAT_SOURCE, Some(address), None) => Some(Expr::SourceNat { family, address }),
+            _ => None,
+        })
     }
 }

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::nft::expr::{CompareOp, Counter, MetaKey, NatFamily, PayloadBase, Register, Verdict};
+use crate::nft::expr::{
+    CompareOp, Counter, CtDirection, CtKey, MetaKey, NatFamily, PayloadBase, Register, Verdict,
+};
 use crate::nft::map::{Map, MapElements};
 
 fn round_trip<T: Object>(object: &T) -> T {
@@ -129,6 +131,31 @@ fn every_expression_reads_as_it_was_written() {
             address: register,
             port: None,
         },
+        Expr::Ct {
+            key: CtKey::MARK,
+            direction: None,
+            register,
+        },
+        Expr::Ct {
+            key: CtKey::DESTINATION_PORT,
+            direction: Some(CtDirection::ORIGINAL),
+            register,
+        },
+        Expr::SetCt {
+            key: CtKey::MARK,
+            register,
+        },
+        Expr::Bitwise {
+            source: register,
+            mask: vec![0xff; 4],
+            xor: vec![0; 4],
+            register: Register::slot(5),
+        },
+        Expr::SourceNat {
+            family: NatFamily::IPV4,
+            address: register,
+        },
+        Expr::Masquerade,
         Expr::RejectPort,
         Expr::RejectReset,
         Expr::Other("limit".into()),
@@ -165,7 +192,7 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = MapElements::read(Attrs::new(bytes));
 }
 
-const EXPR_NAMES: [&str; 11] = [
+const EXPR_NAMES: [&str; 14] = [
     "meta",
     "payload",
     "cmp",
@@ -177,6 +204,9 @@ const EXPR_NAMES: [&str; 11] = [
     "fib",
     "nat",
     "reject",
+    "ct",
+    "bitwise",
+    "masq",
 ];
 
 proptest! {
