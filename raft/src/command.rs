@@ -11,8 +11,9 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Attachment, Availability, Cluster, Endpoint, EndpointId, EndpointKind, Labels, MacAddr,
-    Network, NetworkId, Node, NodeId, NodeStatus, Revision, Role, Vni,
+    Affinity, Attachment, Availability, BackendState, Cluster, Endpoint, EndpointId, EndpointKind,
+    EndpointMode, HealthCheck, Labels, MacAddr, Network, NetworkId, Node, NodeId, NodeStatus,
+    PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
 };
 
 /// A command with what makes it repeatable: a proposal whose `request` was applied before is
@@ -59,7 +60,7 @@ pub enum Command {
     },
     /// Creates a network, assigning what the specification leaves open.
     CreateNetwork(Box<NetworkSpec>),
-    /// Removes a network that has no endpoints.
+    /// Removes a network that has no endpoints and no services.
     RemoveNetwork {
         /// Which.
         id: NetworkId,
@@ -71,6 +72,31 @@ pub enum Command {
         /// Which.
         id: EndpointId,
     },
+    /// Creates a service, assigning its addresses and the ports that it leaves open.
+    CreateService(Box<ServiceSpec>),
+    /// Changes a service.
+    UpdateService {
+        /// Which.
+        id: ServiceId,
+        /// What is `None` or empty stays.
+        change: Box<ServiceChange>,
+    },
+    /// Removes a service and frees its addresses and ports. Its endpoints stay, in no service.
+    RemoveService {
+        /// Which.
+        id: ServiceId,
+    },
+    /// Changes what an operator says of an endpoint.
+    UpdateEndpoint {
+        /// Which.
+        id: EndpointId,
+        /// What is `None` stays.
+        change: EndpointChange,
+    },
+    /// What nodes found out about members of services, for several at once. One that was removed
+    /// or has left its service is passed over, and nothing leads back from
+    /// [`BackendState::Draining`].
+    SetBackends(Vec<(EndpointId, BackendState)>),
 }
 
 /// See [`Command::Init`].
@@ -214,6 +240,70 @@ pub struct EndpointSpec {
     pub attachment: Attachment,
     /// Who looks after it.
     pub kind: EndpointKind,
+    /// The service that it joins, which must be on `network`.
+    pub service: Option<ServiceId>,
+    /// Its share of the service's new flows; 0 takes none.
+    pub weight: u16,
+}
+
+/// See [`Command::UpdateEndpoint`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointChange {
+    /// New weight.
+    pub weight: Option<u16>,
+}
+
+/// A service to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Random.
+    pub id: ServiceId,
+    /// Wanted name; no other service may have it.
+    pub name: String,
+    /// At least one.
+    pub networks: Vec<NetworkId>,
+    /// A published port of zero asks for a free one.
+    pub ports: Vec<PublishedPort>,
+    /// See [`Service::mode`].
+    pub mode: EndpointMode,
+    /// See [`Service::scheduler`].
+    pub scheduler: Scheduler,
+    /// See [`Service::affinity`].
+    pub affinity: Option<Affinity>,
+    /// Milliseconds.
+    pub drain_timeout_ms: u32,
+    /// Seconds.
+    pub idle_timeout_s: Option<u32>,
+    /// See [`Service::health`].
+    pub health: Option<HealthCheck>,
+    /// Annotations.
+    pub labels: Labels,
+}
+
+/// See [`Command::UpdateService`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceChange {
+    /// The ports that it has from now on. One whose published port is zero keeps the one that the
+    /// service publishes for the same target and protocol, if any.
+    pub ports: Option<Vec<PublishedPort>>,
+    /// New scheduler.
+    pub scheduler: Option<Scheduler>,
+    /// New affinity, or none.
+    pub affinity: Option<Option<Affinity>>,
+    /// New time in milliseconds.
+    pub drain_timeout_ms: Option<u32>,
+    /// New time in seconds, or none.
+    pub idle_timeout_s: Option<Option<u32>>,
+    /// New health check, or none.
+    pub health: Option<Option<HealthCheck>>,
+    /// Networks to join.
+    pub networks_add: Vec<NetworkId>,
+    /// Networks to leave; no endpoint of the service may be there.
+    pub networks_remove: Vec<NetworkId>,
+    /// Labels to set.
+    pub labels_add: Labels,
+    /// Labels to remove.
+    pub labels_remove: Vec<String>,
 }
 
 /// What applying a proposal led to.
@@ -239,6 +329,8 @@ pub enum Object {
     Network(Arc<Network>),
     /// An endpoint.
     Endpoint(Arc<Endpoint>),
+    /// A service.
+    Service(Arc<Service>),
 }
 
 /// A command that was not carried out: what was refused, why, and what would be accepted, in one

@@ -131,6 +131,8 @@ fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<Endpoin
             boot_id: identity.boot_id,
         },
         kind: request.kind.into(),
+        service: None,
+        weight: 1,
     })
 }
 

@@ -158,6 +158,26 @@ fn event(
                 None,
             )
         }
+        Change::Service(row) => {
+            let action = made(before.services.contains_key(&row.id));
+            (
+                EventType::Service,
+                action,
+                row.id.to_string(),
+                Some(row.name.clone()),
+                None,
+            )
+        }
+        Change::ServiceGone(id) => {
+            let name = before.services.get(id).map(|row| row.name.clone());
+            (
+                EventType::Service,
+                EventAction::Removed,
+                id.to_string(),
+                name,
+                None,
+            )
+        }
     };
     Event {
         revision,

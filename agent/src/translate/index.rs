@@ -94,6 +94,8 @@ impl Index {
                     dirty.networks.insert(endpoint.network);
                 }
                 Change::EndpointGone(id) => self.remove(*id, &mut dirty),
+                // No tunnel depends on services.
+                Change::Service(_) | Change::ServiceGone(_) => {}
             }
         }
         dirty

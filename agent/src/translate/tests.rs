@@ -16,6 +16,7 @@ fn node(number: u8, mtu: u32) -> Node {
         data_path_addr: ip.into(),
         underlay_mtu: mtu,
         host_routes: Vec::new(),
+        ingress: None,
         availability: Availability::Active,
         status: NodeStatus::Ready,
         labels: Labels::new(),
@@ -63,6 +64,9 @@ fn endpoint(number: u8, network: u8, node: u8) -> Endpoint {
             boot_id: String::new(),
         },
         kind: EndpointKind::Attached,
+        service: None,
+        weight: 1,
+        backend: BackendState::Starting,
         revision: 1,
     }
 }

@@ -4,12 +4,18 @@ use std::fmt::Write;
 use proptest::prelude::*;
 
 use super::*;
-use crate::command::{Command, EndpointSpec, NetworkSpec, NodeChange, Proposal, SubnetSpec};
-use crate::model::{Availability, Change, EndpointKind, MacAddr, NodeStatus, Role, Vni};
+use crate::command::{
+    Command, EndpointChange, EndpointSpec, NetworkSpec, NodeChange, Proposal, ServiceChange,
+    ServiceSpec, SubnetSpec,
+};
+use crate::model::{
+    Affinity, Availability, BackendState, Change, EndpointKind, EndpointMode, HealthCheck, MacAddr,
+    NodeStatus, Probe, Protocol, PublishMode, PublishedPort, Role, Scheduler, SourceMode, Vni,
+};
 use crate::state::State;
 use crate::state::testing::{
     any_command, endpoint_id, endpoint_spec, init_cluster, network_id, network_spec, node_id,
-    node_spec, proposal,
+    node_spec, port, proposal, service_id, service_spec,
 };
 
 /// Name and bytes in hexadecimal, one per line: a proposal with each command, then the changes and
@@ -62,14 +68,72 @@ fn commands() -> Vec<Command> {
             mac: Some(MacAddr([6, 0, 0, 0, 0, 9])),
             ifname: Some("eth7".to_owned()),
             aliases: vec!["db-1".to_owned()],
-            labels,
+            labels: labels.clone(),
             kind: EndpointKind::Run {
                 command: vec!["sleep".to_owned(), "1".to_owned()],
                 detached: true,
             },
+            service: Some(service_id(1)),
+            weight: 300,
             ..endpoint_spec(1, 1, "db")
         })),
         Command::RemoveEndpoint { id: endpoint_id(1) },
+        Command::CreateService(Box::new(ServiceSpec {
+            ports: vec![PublishedPort {
+                protocol: Protocol::Udp,
+                mode: PublishMode::Host,
+                ip: Some("2001:db8::1".parse().unwrap()),
+                source: SourceMode::Snat,
+                allow_from: vec!["198.18.0.0/24".parse().unwrap()],
+                ..port(0, 53)
+            }],
+            mode: EndpointMode::DnsRr,
+            scheduler: Scheduler::LeastConnections,
+            affinity: Some(Affinity { timeout_s: 300 }),
+            idle_timeout_s: Some(86_400),
+            health: Some(HealthCheck {
+                probe: Probe::Exec {
+                    command: vec!["true".to_owned()],
+                },
+                interval_ms: 1000,
+                timeout_ms: 500,
+                retries: 3,
+            }),
+            labels: labels.clone(),
+            ..service_spec(1, &[1], "web")
+        })),
+        Command::UpdateService {
+            id: service_id(1),
+            change: Box::new(ServiceChange {
+                ports: Some(vec![port(8080, 80)]),
+                scheduler: Some(Scheduler::Maglev),
+                affinity: Some(None),
+                drain_timeout_ms: Some(0),
+                idle_timeout_s: Some(Some(60)),
+                health: Some(Some(HealthCheck {
+                    probe: Probe::Http {
+                        port: 80,
+                        path: "/ready".to_owned(),
+                    },
+                    interval_ms: 100,
+                    timeout_ms: 10,
+                    retries: 1,
+                })),
+                networks_add: vec![network_id(2)],
+                networks_remove: vec![network_id(1)],
+                labels_add: labels,
+                labels_remove: vec!["old".to_owned()],
+            }),
+        },
+        Command::RemoveService { id: service_id(1) },
+        Command::UpdateEndpoint {
+            id: endpoint_id(1),
+            change: EndpointChange { weight: Some(0) },
+        },
+        Command::SetBackends(vec![
+            (endpoint_id(1), BackendState::Ready),
+            (endpoint_id(2), BackendState::Draining),
+        ]),
     ]
 }
 
@@ -86,6 +150,11 @@ fn name(command: &Command) -> &'static str {
         Command::RemoveNetwork { .. } => "RemoveNetwork",
         Command::CreateEndpoint(_) => "CreateEndpoint",
         Command::RemoveEndpoint { .. } => "RemoveEndpoint",
+        Command::CreateService(_) => "CreateService",
+        Command::UpdateService { .. } => "UpdateService",
+        Command::RemoveService { .. } => "RemoveService",
+        Command::UpdateEndpoint { .. } => "UpdateEndpoint",
+        Command::SetBackends(_) => "SetBackends",
     }
 }
 
@@ -111,7 +180,17 @@ fn history() -> (State, Vec<Change>) {
         Command::CreateNetwork(Box::new(network_spec(1, "web"))),
         Command::CreateNetwork(Box::new(network_spec(2, "gone"))),
         Command::RemoveNetwork { id: network_id(2) },
-        Command::CreateEndpoint(Box::new(endpoint_spec(1, 1, "db"))),
+        Command::CreateService(Box::new(ServiceSpec {
+            ports: vec![port(0, 80)],
+            ..service_spec(1, &[1], "web")
+        })),
+        Command::CreateService(Box::new(service_spec(2, &[1], "gone"))),
+        Command::CreateEndpoint(Box::new(EndpointSpec {
+            service: Some(service_id(1)),
+            ..endpoint_spec(1, 1, "db")
+        })),
+        Command::SetBackends(vec![(endpoint_id(1), BackendState::Ready)]),
+        Command::RemoveService { id: service_id(2) },
         Command::CreateEndpoint(Box::new(endpoint_spec(2, 1, "gone"))),
         Command::RemoveEndpoint { id: endpoint_id(2) },
         Command::RemoveNode { id: node_id(2) },
@@ -202,11 +281,11 @@ fn bytes_after_the_value_are_refused() {
 #[test]
 fn another_version_is_refused_by_its_number() {
     let mut bytes = encode(&7u32).unwrap();
-    bytes[..2].copy_from_slice(&2u16.to_be_bytes());
+    bytes[..2].copy_from_slice(&1u16.to_be_bytes());
     let error = decode::<u32>(&bytes).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "message of format version 2 refused: this agent knows version 1"
+        "message of format version 1 refused: this agent knows version 2"
     );
 }
 
@@ -269,11 +348,12 @@ proptest! {
 
     #[test]
     fn a_message_with_one_damaged_byte_never_panics(
-        which in 0usize..10,
+        which: prop::sample::Index,
         at: prop::sample::Index,
         value: u8,
     ) {
-        let command = commands().swap_remove(which);
+        let mut commands = commands();
+        let command = commands.swap_remove(which.index(commands.len()));
         let mut bytes = encode(&proposal(7, command)).unwrap();
         let at = at.index(bytes.len());
         bytes[at] = value;

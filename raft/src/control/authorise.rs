@@ -68,11 +68,20 @@ pub(super) fn command(
         Command::RotateToken { .. } => manager(role),
         Command::UpdateNode { id, .. } | Command::RemoveNode { id } => own(node, role, *id),
         Command::CreateEndpoint(spec) => own(node, role, spec.node),
-        Command::RemoveEndpoint { id } => match view.endpoints.get(id) {
-            Some(endpoint) => own(node, role, endpoint.node),
-            None => Ok(()),
-        },
-        Command::CreateNetwork(_) | Command::RemoveNetwork { .. } => Ok(()),
+        Command::RemoveEndpoint { id } | Command::UpdateEndpoint { id, .. } => {
+            match view.endpoints.get(id) {
+                Some(endpoint) => own(node, role, endpoint.node),
+                None => Ok(()),
+            }
+        }
+        Command::SetBackends(heard) => (heard.iter())
+            .filter_map(|(id, _)| view.endpoints.get(id))
+            .try_for_each(|endpoint| own(node, role, endpoint.node)),
+        Command::CreateNetwork(_)
+        | Command::RemoveNetwork { .. }
+        | Command::CreateService(_)
+        | Command::UpdateService { .. }
+        | Command::RemoveService { .. } => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, Labels, MacAddr, NetworkId, NodeId, Revision};
+use super::{BackendState, EndpointId, Labels, MacAddr, NetworkId, NodeId, Revision, ServiceId};
 
 /// One attachment of a container to a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Endpoint {
     pub network: NetworkId,
     /// Host that runs the container.
     pub node: NodeId,
-    /// From the network's subnets; held by no other endpoint of the network.
+    /// From the network's subnets; held by nothing else of the network.
     pub ipv4: Ipv4Addr,
     /// Of the container's interface.
     pub mac: MacAddr,
@@ -29,6 +29,12 @@ pub struct Endpoint {
     pub attachment: Attachment,
     /// Who looks after the container.
     pub kind: EndpointKind,
+    /// The service that it is a member of, if any; that one is on `network`.
+    pub service: Option<ServiceId>,
+    /// Its share of the service's new flows; 0 takes none.
+    pub weight: u16,
+    /// What it is to its service; without one it says nothing.
+    pub backend: BackendState,
     /// Last change.
     pub revision: Revision,
 }

@@ -116,6 +116,8 @@ ids! {
     NetworkId,
     /// Names an endpoint.
     EndpointId,
+    /// Names a service.
+    ServiceId,
 }
 
 #[cfg(test)]

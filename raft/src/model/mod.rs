@@ -8,6 +8,7 @@ mod id;
 mod mac;
 mod network;
 mod node;
+mod service;
 mod view;
 
 use std::collections::BTreeMap;
@@ -16,10 +17,14 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use endpoint::{Attachment, Endpoint, EndpointKind};
-pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId};
+pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId, ServiceId};
 pub use mac::MacAddr;
 pub use network::{Driver, Network, Subnet, Vni};
 pub use node::{Availability, Node, NodeStatus, Role};
+pub use service::{
+    Affinity, BackendState, EndpointMode, HealthCheck, Probe, Protocol, PublishMode, PublishedPort,
+    Scheduler, Service, ServiceNetwork, SourceMode,
+};
 pub use view::{Change, View};
 
 /// Position in the Raft log; state with revision `r` reflects every command up to index `r`.

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,9 @@ pub struct Node {
     pub underlay_mtu: u32,
     /// Prefixes that the host routes itself; no network may overlap one of them.
     pub host_routes: Vec<IpNet>,
+    /// The node's own address on the ingress network, by which the other nodes hand it what came
+    /// to a published port; `None` when that network had none left.
+    pub ingress: Option<Ipv4Addr>,
     /// Whether the node takes part in balancing.
     pub availability: Availability,
     /// Whether the cluster hears of it.

@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Revision};
+use super::{
+    Cluster, Endpoint, EndpointId, Network, NetworkId, Node, NodeId, Revision, Service, ServiceId,
+};
 
 /// What every node may know of the cluster, at one revision. Holds no secret.
 ///
@@ -20,6 +23,8 @@ pub struct View {
     pub networks: BTreeMap<NetworkId, Arc<Network>>,
     /// All endpoints.
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// All services.
+    pub services: BTreeMap<ServiceId, Arc<Service>>,
 }
 
 /// One row of a [`View`] that a command changed. Applying a change twice is harmless.
@@ -39,6 +44,10 @@ pub enum Change {
     Endpoint(Arc<Endpoint>),
     /// An endpoint was removed.
     EndpointGone(EndpointId),
+    /// A service was added or changed.
+    Service(Arc<Service>),
+    /// A service was removed.
+    ServiceGone(ServiceId),
 }
 
 impl View {
@@ -52,6 +61,23 @@ impl View {
         for change in changes {
             self.apply_one(change);
         }
+    }
+
+    /// The addresses that are held on a network: by its endpoints, by services, and on the ingress
+    /// network by nodes. Looks at every row.
+    pub fn held_addresses(&self, network: NetworkId) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let ingress = (self.networks.get(&network)).is_some_and(|network| network.ingress);
+        let endpoints = (self.endpoints.values())
+            .filter(move |endpoint| endpoint.network == network)
+            .map(|endpoint| endpoint.ipv4);
+        let vips = (self.services.values())
+            .flat_map(|service| &service.networks)
+            .filter(move |on| on.network == network)
+            .filter_map(|on| on.vip);
+        let nodes = (self.nodes.values())
+            .filter(move |_| ingress)
+            .filter_map(|node| node.ingress);
+        endpoints.chain(vips).chain(nodes)
     }
 
     fn apply_one(&mut self, change: &Change) {
@@ -74,6 +100,12 @@ impl View {
             }
             Change::EndpointGone(id) => {
                 self.endpoints.remove(id);
+            }
+            Change::Service(service) => {
+                self.services.insert(service.id, service.clone());
+            }
+            Change::ServiceGone(id) => {
+                self.services.remove(id);
             }
         }
     }

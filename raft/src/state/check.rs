@@ -123,8 +123,7 @@ pub(super) fn data_path_addr(addr: IpAddr) -> Result<(), Refusal> {
 }
 
 fn host_addr(what: &str, addr: IpAddr) -> Result<(), Refusal> {
-    let broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
-    if addr.is_unspecified() || addr.is_multicast() || broadcast {
+    if !names_a_host(addr) {
         Err(invalid(format_args!(
             "{what} {addr} does not name one host; use an address that the other nodes reach this \
              host by"
@@ -132,6 +131,28 @@ fn host_addr(what: &str, addr: IpAddr) -> Result<(), Refusal> {
     } else {
         Ok(())
     }
+}
+
+fn names_a_host(addr: IpAddr) -> bool {
+    let broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
+    !addr.is_unspecified() && !addr.is_multicast() && !broadcast
+}
+
+/// The only address that a port is published on.
+pub(super) fn publish_ip(ip: IpAddr) -> Result<(), Refusal> {
+    if !names_a_host(ip) {
+        return Err(invalid(format_args!(
+            "address {ip} to publish on does not name one host; name an address of the nodes, or \
+             none for all of them"
+        )));
+    }
+    if ip.to_canonical() != ip {
+        return Err(invalid(format_args!(
+            "address {ip} to publish on is an IPv4 address; write {}",
+            ip.to_canonical()
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn version(version: &str) -> Result<(), Refusal> {
@@ -207,9 +228,14 @@ pub(super) fn attachment(attachment: &Attachment) -> Result<(), Refusal> {
 }
 
 pub(super) fn kind(kind: &EndpointKind) -> Result<(), Refusal> {
-    let EndpointKind::Run { command, .. } = kind else {
-        return Ok(());
-    };
+    match kind {
+        EndpointKind::Attached => Ok(()),
+        EndpointKind::Run { command: line, .. } => command(line),
+    }
+}
+
+/// A program and its arguments.
+pub(super) fn command(command: &[String]) -> Result<(), Refusal> {
     if command.is_empty() {
         return Err(invalid("command is empty; name a program to run"));
     }
@@ -228,6 +254,33 @@ pub(super) fn kind(kind: &EndpointKind) -> Result<(), Refusal> {
         )));
     }
     Ok(())
+}
+
+pub(super) fn probe_port(port: u16) -> Result<(), Refusal> {
+    if port == 0 {
+        Err(invalid(
+            "health check of port 0 cannot work; name a port that the service listens on",
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+/// The target of an HTTP request (RFC 9112 section 3.2.1).
+pub(super) fn http_path(path: &str) -> Result<(), Refusal> {
+    let fits = path.starts_with('/')
+        && path.len() <= limits::PATH_BYTES
+        && path.bytes().all(|c| c.is_ascii_graphic());
+    if fits {
+        Ok(())
+    } else {
+        Err(invalid(format_args!(
+            "health check path {} is not accepted; it begins with / and has at most {} printable \
+             characters",
+            Quoted(path),
+            limits::PATH_BYTES
+        )))
+    }
 }
 
 pub(super) fn too_many(what: &str, count: usize, limit: usize) -> Refusal {

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::index::{Floors, Index};
+use super::pool::AddressPool;
 use super::refuse::{conflict, invalid};
 use super::{Change, Cluster, Decision, Object, Revision, State, check, limits, subnet};
 use crate::command::{InitCluster, Refusal, Secrets};
@@ -25,13 +26,14 @@ impl State {
         if init.node.role != Role::Manager {
             return Err(invalid("the first node of a cluster is a manager"));
         }
-        let node = self.admit(index, FIRST_RAFT_ID, &init.node)?;
+        let mut node = self.admit(index, FIRST_RAFT_ID, None, &init.node)?;
 
         // The node's routes count for the first subnet as for every other.
         let mut alone = View::default();
         alone.nodes.insert(node.id, node.clone());
         let routes = Index::rebuild(&alone, Default::default());
         let (subnet, next) = subnet::from_pools(&alone, &init.cluster, &routes)?;
+        Arc::make_mut(&mut node).ingress = AddressPool::new(std::slice::from_ref(&subnet)).next();
         let ingress = Network {
             id: init.ingress,
             name: INGRESS.to_owned(),
@@ -48,8 +50,8 @@ impl State {
         };
         let changes = vec![
             Change::Cluster(init.cluster.clone()),
-            Change::Node(node.clone()),
             Change::Network(Arc::new(ingress)),
+            Change::Node(node.clone()),
         ];
         Ok(Decision {
             secrets: Some(init.secrets.clone()),

@@ -2,7 +2,10 @@
 //! than what the row takes encoded.
 
 use crate::command::{Object, Outcome};
-use crate::model::{Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, Subnet};
+use crate::model::{
+    Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, Probe, PublishedPort, Service,
+    Subnet,
+};
 
 // The map entry, the reference counts and the allocator's rounding that come with a row.
 const ROW: usize = 128;
@@ -15,7 +18,11 @@ pub(crate) fn of_change(change: &Change) -> usize {
             Change::Node(node) => of_node(node),
             Change::Network(network) => of_network(network),
             Change::Endpoint(endpoint) => of_endpoint(endpoint),
-            Change::NodeGone(_) | Change::NetworkGone(_) | Change::EndpointGone(_) => 0,
+            Change::Service(service) => of_service(service),
+            Change::NodeGone(_)
+            | Change::NetworkGone(_)
+            | Change::EndpointGone(_)
+            | Change::ServiceGone(_) => 0,
         }
 }
 
@@ -27,6 +34,7 @@ pub(super) fn of_outcome(outcome: &Outcome) -> usize {
             Object::Node(node) => of_node(node),
             Object::Network(network) => of_network(network),
             Object::Endpoint(endpoint) => of_endpoint(endpoint),
+            Object::Service(service) => of_service(service),
         },
         Err(refusal) => refusal.message.len(),
     }
@@ -60,6 +68,24 @@ pub(super) fn of_endpoint(endpoint: &Endpoint) -> usize {
         + of_texts(&endpoint.aliases)
         + of_labels(&endpoint.labels)
         + command
+}
+
+pub(super) fn of_service(service: &Service) -> usize {
+    let probe = match service.health.as_ref().map(|health| &health.probe) {
+        None | Some(Probe::Tcp { .. }) => 0,
+        Some(Probe::Http { path, .. }) => path.len(),
+        Some(Probe::Exec { command }) => of_texts(command),
+    };
+    ROW + size_of::<Service>()
+        + service.name.len()
+        + size_of_val(service.networks.as_slice())
+        + service.ports.iter().map(of_port).sum::<usize>()
+        + of_labels(&service.labels)
+        + probe
+}
+
+fn of_port(port: &PublishedPort) -> usize {
+    size_of::<PublishedPort>() + size_of_val(port.allow_from.as_slice())
 }
 
 fn of_cluster(cluster: &Cluster) -> usize {

@@ -2,11 +2,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::index::Members;
-use super::refuse::{conflict, exhausted, invalid, not_found};
+use super::refuse::{conflict, exhausted, not_found};
 use super::{Change, Decision, Object, Revision, State};
-use super::{check, cost, limits, subnet};
-use crate::command::{EndpointSpec, Refusal};
-use crate::model::{Endpoint, EndpointId, MacAddr, Network};
+use super::{address, check, cost, limits};
+use crate::command::{EndpointChange, EndpointSpec, Refusal};
+use crate::model::{BackendState, Endpoint, EndpointId, MacAddr, Network};
 
 impl State {
     pub(super) fn create_endpoint(
@@ -21,10 +21,13 @@ impl State {
             not_found(format_args!("network {} has no address pool", network.name))
         })?;
         self.check_endpoint(network, members, spec)?;
+        if let Some(service) = spec.service {
+            self.check_membership(network, service)?;
+        }
         let ifname = self.ifname(spec)?;
         let ipv4 = match spec.ipv4 {
             Some(wanted) => self.wanted_address(network, members, wanted)?,
-            None => free_address(network, members)?,
+            None => address::free(network, members)?,
         };
         let endpoint = Arc::new(Endpoint {
             id: spec.id,
@@ -38,6 +41,9 @@ impl State {
             labels: spec.labels.clone(),
             attachment: spec.attachment.clone(),
             kind: spec.kind.clone(),
+            service: spec.service,
+            weight: spec.weight,
+            backend: BackendState::Starting,
             revision: index,
         });
         self.check_room(cost::of_endpoint(&endpoint))?;
@@ -71,7 +77,7 @@ impl State {
                 limits::ENDPOINTS
             )));
         }
-        if members.addresses.len() >= limits::ENDPOINTS_PER_NETWORK {
+        if members.names.len() >= limits::ENDPOINTS_PER_NETWORK {
             return Err(exhausted(format_args!(
                 "network {} has {1} of {1} endpoints; detach some first, or use another network",
                 network.name,
@@ -125,51 +131,6 @@ impl State {
         }
     }
 
-    fn wanted_address(
-        &self,
-        network: &Network,
-        members: &Members,
-        wanted: Ipv4Addr,
-    ) -> Result<Ipv4Addr, Refusal> {
-        let accepted = || {
-            let ranges = network.subnets.iter().map(subnet::accepted_range);
-            ranges.collect::<Vec<_>>().join(", ")
-        };
-        let Some(subnet) = (network.subnets.iter()).find(|subnet| subnet.cidr.contains(&wanted))
-        else {
-            return Err(invalid(format_args!(
-                "address {wanted} is outside network {}; {} are accepted",
-                network.name,
-                accepted()
-            )));
-        };
-        let reserved = if wanted == subnet.gateway {
-            Some("gateway")
-        } else if wanted == subnet.cidr.network() {
-            Some("network address")
-        } else if wanted == subnet.cidr.broadcast() {
-            Some("broadcast address")
-        } else {
-            None
-        };
-        if let Some(purpose) = reserved {
-            return Err(invalid(format_args!(
-                "address {wanted} is reserved: it is the {purpose} of subnet {}; {} are accepted",
-                subnet.cidr,
-                accepted()
-            )));
-        }
-        match self.endpoint(members.addresses.get(&wanted)) {
-            None => Ok(wanted),
-            Some(holder) => Err(conflict(format_args!(
-                "address {wanted} is held by {}; choose another of {}, or none to have a free one \
-                 assigned",
-                self.describe(holder),
-                accepted()
-            ))),
-        }
-    }
-
     fn mac(
         &self,
         network: &Network,
@@ -203,16 +164,40 @@ impl State {
         }
     }
 
+    pub(super) fn update_endpoint(
+        &self,
+        index: Revision,
+        id: EndpointId,
+        change: EndpointChange,
+    ) -> Result<Decision, Refusal> {
+        let old = self.known_endpoint(id)?;
+        let weight = change.weight.unwrap_or(old.weight);
+        if weight == old.weight {
+            return Ok(Decision::new(Object::Endpoint(old.clone()), Vec::new()));
+        }
+        let endpoint = Arc::new(Endpoint {
+            weight,
+            revision: index,
+            ..Endpoint::clone(old)
+        });
+        let changes = vec![Change::Endpoint(endpoint.clone())];
+        Ok(Decision::new(Object::Endpoint(endpoint), changes))
+    }
+
     pub(super) fn remove_endpoint(&self, id: EndpointId) -> Result<Decision, Refusal> {
-        let endpoint = self.view.endpoints.get(&id).ok_or_else(|| {
-            not_found(format_args!(
-                "there is no endpoint {id}; `weft endpoint ls` lists all"
-            ))
-        })?;
+        let endpoint = self.known_endpoint(id)?;
         Ok(Decision::new(
             Object::Endpoint(endpoint.clone()),
             vec![Change::EndpointGone(id)],
         ))
+    }
+
+    fn known_endpoint(&self, id: EndpointId) -> Result<&Arc<Endpoint>, Refusal> {
+        self.view.endpoints.get(&id).ok_or_else(|| {
+            not_found(format_args!(
+                "there is no endpoint {id}; `weft endpoint ls` lists all"
+            ))
+        })
     }
 
     fn endpoint(&self, id: Option<&EndpointId>) -> Option<&Arc<Endpoint>> {
@@ -220,7 +205,7 @@ impl State {
     }
 
     /// An endpoint for messages.
-    fn describe(&self, endpoint: &Endpoint) -> String {
+    pub(super) fn describe(&self, endpoint: &Endpoint) -> String {
         format!(
             "endpoint {} on node {}",
             endpoint.name,
@@ -243,18 +228,4 @@ fn check_spec(spec: &EndpointSpec) -> Result<(), Refusal> {
         check::mac(mac)?;
     }
     Ok(())
-}
-
-fn free_address(network: &Network, members: &Members) -> Result<Ipv4Addr, Refusal> {
-    members.pool.next().ok_or_else(|| {
-        let total: u64 = (network.subnets.iter())
-            .map(|subnet| u64::from(subnet::usable_addresses(subnet)))
-            .sum();
-        exhausted(format_args!(
-            "network {} has no free address: {} of {total} are used; detach endpoints, or create a \
-             network with a larger --subnet",
-            network.name,
-            members.addresses.len()
-        ))
-    })
 }

@@ -6,10 +6,11 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::cost;
 use super::pool::AddressPool;
+use super::ports::PortTable;
 use super::prefix::PrefixIndex;
 use crate::model::{
     Attachment, Change, Endpoint, EndpointId, MacAddr, Network, NetworkId, Node, NodeId, Role,
-    View, Vni,
+    Service, ServiceId, View, Vni,
 };
 
 /// Finds rows by what they hold. Follows from the rows (and, for what was held earlier, from their
@@ -25,20 +26,34 @@ pub(super) struct Index {
     pub(super) vnis: BTreeMap<Vni, NetworkId>,
     pub(super) subnets: PrefixIndex<NetworkId>,
     pub(super) members: BTreeMap<NetworkId, Members>,
+    /// The network that carries published ports.
+    pub(super) ingress: Option<NetworkId>,
+    pub(super) service_names: BTreeMap<String, ServiceId>,
+    pub(super) published: PortTable,
+    backends: BTreeSet<(ServiceId, EndpointId)>,
     namespaces: BTreeSet<(NodeId, Namespace, EndpointId)>,
     pub(super) floors: Floors,
     /// Approximate memory of all rows.
     pub(super) bytes: usize,
 }
 
-/// What the endpoints of one network hold.
+/// What holds an address of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Endpoint(EndpointId),
+    Service(ServiceId),
+    Node(NodeId),
+}
+
+/// What is held on one network.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     pub(super) names: BTreeMap<String, EndpointId>,
-    pub(super) addresses: BTreeMap<Ipv4Addr, EndpointId>,
+    pub(super) addresses: BTreeMap<Ipv4Addr, Holder>,
     /// Only those that do not follow from an address.
     pub(super) macs: BTreeMap<MacAddr, EndpointId>,
     pub(super) pool: AddressPool,
+    pub(super) services: BTreeSet<ServiceId>,
 }
 
 /// Device and inode of a namespace file; the boot id is compared on the row.
@@ -62,17 +77,20 @@ impl Index {
     /// For the rows of a snapshot and its address pools.
     pub(super) fn rebuild(view: &View, mut pools: BTreeMap<NetworkId, AddressPool>) -> Self {
         let mut index = Self::default();
-        for node in view.nodes.values() {
-            index.link_node(node);
-        }
         for network in view.networks.values() {
             index.link_network(network);
             if let Some(pool) = pools.remove(&network.id) {
                 index.members.entry(network.id).or_default().pool = pool;
             }
         }
+        for node in view.nodes.values() {
+            index.link_node(node);
+        }
         for endpoint in view.endpoints.values() {
             index.link_endpoint(endpoint);
+        }
+        for service in view.services.values() {
+            index.link_service(service);
         }
         index
     }
@@ -82,10 +100,10 @@ impl Index {
         match change {
             Change::Cluster(_) => {}
             Change::Node(node) => {
-                self.unlink_node(view, view.nodes.get(&node.id));
+                self.unlink_node(view, view.nodes.get(&node.id), node.ingress);
                 self.link_node(node);
             }
-            Change::NodeGone(id) => self.unlink_node(view, view.nodes.get(id)),
+            Change::NodeGone(id) => self.unlink_node(view, view.nodes.get(id), None),
             Change::Network(network) => {
                 if let Some(old) = view.networks.get(&network.id) {
                     self.unlink_network(view, old);
@@ -102,11 +120,14 @@ impl Index {
                 let old = view.endpoints.get(&endpoint.id);
                 self.unlink_endpoint(old, Some(endpoint.ipv4));
                 self.link_endpoint(endpoint);
-                if let Some(members) = self.members.get_mut(&endpoint.network) {
-                    members.pool.take(endpoint.ipv4);
-                }
             }
             Change::EndpointGone(id) => self.unlink_endpoint(view.endpoints.get(id), None),
+            Change::Service(service) => {
+                let old = view.services.get(&service.id);
+                self.unlink_service(old, Some(service));
+                self.link_service(service);
+            }
+            Change::ServiceGone(id) => self.unlink_service(view.services.get(id), None),
         }
     }
 
@@ -115,6 +136,13 @@ impl Index {
         self.namespaces
             .range((node, (0, 0), FIRST_ENDPOINT)..=(node, (u64::MAX, u64::MAX), LAST_ENDPOINT))
             .map(|(_, _, endpoint)| *endpoint)
+    }
+
+    /// Endpoints of a service.
+    pub(super) fn backends(&self, service: ServiceId) -> impl Iterator<Item = EndpointId> + '_ {
+        self.backends
+            .range((service, FIRST_ENDPOINT)..=(service, LAST_ENDPOINT))
+            .map(|(_, endpoint)| *endpoint)
     }
 
     /// Endpoints of one namespace.
@@ -142,9 +170,13 @@ impl Index {
         for route in routes_that_count(&node.host_routes) {
             self.routes.insert(route, node.id);
         }
+        if let (Some(network), Some(address)) = (self.ingress, node.ingress) {
+            self.take(network, address, Holder::Node(node.id));
+        }
     }
 
-    fn unlink_node(&mut self, view: &View, node: Option<&Arc<Node>>) {
+    /// Frees the ingress address unless the node goes on with it.
+    fn unlink_node(&mut self, view: &View, node: Option<&Arc<Node>>, keeps: Option<Ipv4Addr>) {
         let Some(node) = node else { return };
         self.bytes = self.bytes.saturating_sub(cost::of_node(node));
         self.node_names.remove(&node.name.to_ascii_lowercase());
@@ -156,12 +188,20 @@ impl Index {
             self.routes.remove(route, node.id);
             self.lower_subnet_floor(view, route);
         }
+        if let (Some(network), Some(address)) = (self.ingress, node.ingress)
+            && keeps != Some(address)
+        {
+            self.free(network, address);
+        }
     }
 
     fn link_network(&mut self, network: &Network) {
         self.bytes += cost::of_network(network);
         self.network_names.insert(network.name.clone(), network.id);
         self.vnis.insert(network.vni, network.id);
+        if network.ingress {
+            self.ingress = Some(network.id);
+        }
         for subnet in &network.subnets {
             self.subnets.insert(subnet.cidr, network.id);
         }
@@ -190,11 +230,15 @@ impl Index {
             .insert((endpoint.node, namespace, endpoint.id));
         if let Some(members) = self.members.get_mut(&endpoint.network) {
             members.names.insert(endpoint.name.clone(), endpoint.id);
-            members.addresses.insert(endpoint.ipv4, endpoint.id);
             if endpoint.mac != MacAddr::from_ipv4(endpoint.ipv4) {
                 members.macs.insert(endpoint.mac, endpoint.id);
             }
         }
+        if let Some(service) = endpoint.service {
+            self.backends.insert((service, endpoint.id));
+        }
+        let holder = Holder::Endpoint(endpoint.id);
+        self.take(endpoint.network, endpoint.ipv4, holder);
     }
 
     /// Frees the address unless the endpoint goes on with it.
@@ -207,11 +251,63 @@ impl Index {
             .remove(&(endpoint.node, namespace, endpoint.id));
         if let Some(members) = self.members.get_mut(&endpoint.network) {
             members.names.remove(&endpoint.name);
-            members.addresses.remove(&endpoint.ipv4);
             members.macs.remove(&endpoint.mac);
-            if keeps != Some(endpoint.ipv4) {
-                members.pool.free(endpoint.ipv4);
+        }
+        if let Some(service) = endpoint.service {
+            self.backends.remove(&(service, endpoint.id));
+        }
+        if keeps != Some(endpoint.ipv4) {
+            self.free(endpoint.network, endpoint.ipv4);
+        }
+    }
+
+    fn link_service(&mut self, service: &Service) {
+        self.bytes += cost::of_service(service);
+        self.service_names.insert(service.name.clone(), service.id);
+        for port in &service.ports {
+            self.published.insert(port, service.id);
+        }
+        for on in &service.networks {
+            if let Some(members) = self.members.get_mut(&on.network) {
+                members.services.insert(service.id);
             }
+            if let Some(vip) = on.vip {
+                self.take(on.network, vip, Holder::Service(service.id));
+            }
+        }
+    }
+
+    /// Frees the addresses but those that the service goes on with.
+    fn unlink_service(&mut self, service: Option<&Arc<Service>>, next: Option<&Service>) {
+        let Some(service) = service else { return };
+        self.bytes = self.bytes.saturating_sub(cost::of_service(service));
+        self.service_names.remove(&service.name);
+        for port in &service.ports {
+            self.published.remove(port);
+        }
+        for on in &service.networks {
+            if let Some(members) = self.members.get_mut(&on.network) {
+                members.services.remove(&service.id);
+            }
+            let kept = next.is_some_and(|next| next.networks.contains(on));
+            if let Some(vip) = on.vip.filter(|_| !kept) {
+                self.free(on.network, vip);
+            }
+        }
+    }
+
+    fn take(&mut self, network: NetworkId, address: Ipv4Addr, holder: Holder) {
+        if let Some(members) = self.members.get_mut(&network) {
+            members.addresses.insert(address, holder);
+            members.pool.take(address);
+        }
+    }
+
+    fn free(&mut self, network: NetworkId, address: Ipv4Addr) {
+        if let Some(members) = self.members.get_mut(&network)
+            && members.addresses.remove(&address).is_some()
+        {
+            members.pool.free(address);
         }
     }
 

@@ -16,6 +16,18 @@ pub const ENDPOINTS: usize = 262_144;
 pub const ENDPOINTS_PER_NETWORK: usize = 131_072;
 /// Networks that one namespace takes part in.
 pub const ENDPOINTS_PER_NAMESPACE: usize = 64;
+/// Services of a cluster.
+pub const SERVICES: usize = 65_536;
+/// Endpoints of one service: every node balances over all of them.
+pub const ENDPOINTS_PER_SERVICE: usize = 512;
+/// Networks of one service.
+pub const NETWORKS_PER_SERVICE: usize = 16;
+/// Published ports of one service.
+pub const PORTS_PER_SERVICE: usize = 1024;
+/// Ranges of clients that one published port admits.
+pub const ALLOW_FROM: usize = 64;
+/// Endpoints that one command speaks of: their rows fit a frame of the watch together.
+pub const BACKENDS_PER_COMMAND: usize = 512;
 /// Approximate memory of all rows in bytes; keeps a snapshot below [`crate::codec::MAX_LEN`].
 pub const STATE_BYTES: usize = 192 << 20;
 
@@ -48,7 +60,7 @@ pub const LABELS_BYTES: usize = 8192;
 pub const COMMAND_ARGUMENTS: usize = 1024;
 /// Those arguments together.
 pub const COMMAND_BYTES: usize = 16_384;
-/// Longest path of a namespace.
+/// Longest path of a namespace, or of a health check.
 pub const PATH_BYTES: usize = 1024;
 /// Longest boot id; the kernel's has 36 characters.
 pub const BOOT_ID_BYTES: usize = 64;
@@ -64,6 +76,21 @@ pub const MTUS: RangeInclusive<u32> = 576..=65_485;
 pub const UNDERLAY_MTUS: RangeInclusive<u32> = 576..=65_536;
 /// Lifetime of node certificates in seconds: one hour to twenty years, the CA's own.
 pub const CERT_EXPIRIES_S: RangeInclusive<u64> = 3600..=20 * 365 * 86_400;
+
+/// Published ports that are assigned to who leaves them open, as Docker's users know them.
+pub const DYNAMIC_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// Affinity in seconds, up to a week.
+pub const AFFINITY_TIMEOUTS_S: RangeInclusive<u32> = 1..=7 * 86_400;
+/// Drain timeout in milliseconds, up to an hour.
+pub const DRAIN_TIMEOUTS_MS: RangeInclusive<u32> = 0..=3_600_000;
+/// Idle timeout in seconds, up to thirty days.
+pub const IDLE_TIMEOUTS_S: RangeInclusive<u32> = 1..=30 * 86_400;
+/// From one health check to the next, in milliseconds.
+pub const HEALTH_INTERVALS_MS: RangeInclusive<u32> = 100..=3_600_000;
+/// Longest that a health check may take, in milliseconds.
+pub const HEALTH_TIMEOUTS_MS: RangeInclusive<u32> = 10..=600_000;
+/// Failed health checks that make an endpoint unhealthy.
+pub const HEALTH_RETRIES: RangeInclusive<u16> = 1..=1000;
 
 /// Requests whose outcome is remembered for a client that asks again.
 pub const REQUESTS: usize = 8192;

@@ -9,6 +9,8 @@
 //! Every rule and limit here is part of what a log means: managers that decide one entry
 //! differently are no replicas any more. A change of one needs a new [`crate::codec::WIRE_VERSION`].
 
+mod address;
+mod backend;
 mod check;
 mod cluster;
 pub(crate) mod cost;
@@ -18,9 +20,11 @@ pub mod limits;
 mod network;
 mod node;
 mod pool;
+mod ports;
 mod prefix;
 mod refuse;
 mod requests;
+mod service;
 mod subnet;
 
 use std::collections::BTreeMap;
@@ -132,6 +136,11 @@ impl State {
             Command::RemoveNetwork { id } => self.remove_network(*id),
             Command::CreateEndpoint(spec) => self.create_endpoint(index, spec),
             Command::RemoveEndpoint { id } => self.remove_endpoint(*id),
+            Command::CreateService(spec) => self.create_service(index, spec),
+            Command::UpdateService { id, change } => self.update_service(index, *id, change),
+            Command::RemoveService { id } => self.remove_service(index, *id),
+            Command::UpdateEndpoint { id, change } => self.update_endpoint(index, *id, *change),
+            Command::SetBackends(heard) => self.set_backends(index, heard),
         }
     }
 

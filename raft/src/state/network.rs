@@ -143,6 +143,16 @@ impl State {
                 if count == 1 { "it" } else { "them" },
             )));
         }
+        if let Some(members) = self.index.members.get(&id)
+            && let Some(service) = members.services.first()
+        {
+            let name = self.service_name(*service);
+            return Err(in_use(format_args!(
+                "network {0} is used by service {name}; remove the service, or take it off the \
+                 network with `weft service update --network-rm {0} {name}`",
+                network.name
+            )));
+        }
         Ok(Decision::new(
             Object::Network(network.clone()),
             vec![Change::NetworkGone(id)],
@@ -158,7 +168,7 @@ impl State {
     }
 
     /// The name of a network for messages.
-    fn network_name(&self, id: NetworkId) -> &str {
+    pub(super) fn network_name(&self, id: NetworkId) -> &str {
         self.view
             .networks
             .get(&id)

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,17 +12,43 @@ use crate::model::{Labels, NodeId, NodeStatus, Role};
 impl State {
     pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
         let node = match self.view.nodes.get(&spec.id) {
-            Some(known) => readmit(index, known, spec)?,
+            Some(known) => self.readmit(index, known, spec)?,
             None => {
                 self.check_node_count(spec.role)?;
                 let raft_id = match spec.role {
                     Role::Manager => index,
                     Role::Worker => 0,
                 };
-                self.admit(index, raft_id, spec)?
+                self.admit(index, raft_id, self.free_ingress(), spec)?
             }
         };
         Ok(self.node_decision(node))
+    }
+
+    /// A joiner that asks again: it is told what it was told the first time, with its new addresses.
+    fn readmit(
+        &self,
+        index: Revision,
+        known: &Arc<Node>,
+        spec: &NodeSpec,
+    ) -> Result<Arc<Node>, Refusal> {
+        if known.role != spec.role {
+            return Err(conflict(format_args!(
+                "node {} is a member as {} already; remove it before it joins as {}",
+                known.name, known.role, spec.role
+            )));
+        }
+        let node = Node {
+            addr: spec.addr,
+            data_path_addr: spec.data_path_addr,
+            underlay_mtu: spec.underlay_mtu,
+            host_routes: spec.host_routes.clone(),
+            ingress: known.ingress.or_else(|| self.free_ingress()),
+            version: spec.version.clone(),
+            ..Node::clone(known)
+        };
+        check_facts(&node)?;
+        Ok(changed(index, known, node))
     }
 
     /// The row of a new node.
@@ -29,6 +56,7 @@ impl State {
         &self,
         index: Revision,
         raft_id: u64,
+        ingress: Option<Ipv4Addr>,
         spec: &NodeSpec,
     ) -> Result<Arc<Node>, Refusal> {
         check::node_name(&spec.name)?;
@@ -41,6 +69,7 @@ impl State {
             data_path_addr: spec.data_path_addr,
             underlay_mtu: spec.underlay_mtu,
             host_routes: spec.host_routes.clone(),
+            ingress,
             availability: spec.availability,
             status: NodeStatus::Ready,
             labels: Labels::new(),
@@ -114,6 +143,7 @@ impl State {
             node.labels.remove(key);
         }
         node.labels.extend(change.labels_add.clone());
+        node.ingress = node.ingress.or_else(|| self.free_ingress());
         check_facts(&node)?;
         let grown = cost::of_node(&node).saturating_sub(cost::of_node(old));
         self.check_room(grown)?;
@@ -178,26 +208,6 @@ impl State {
         };
         Decision::new(Object::Node(node), changes)
     }
-}
-
-/// A joiner that asks again: it is told what it was told the first time, with its new addresses.
-fn readmit(index: Revision, known: &Arc<Node>, spec: &NodeSpec) -> Result<Arc<Node>, Refusal> {
-    if known.role != spec.role {
-        return Err(conflict(format_args!(
-            "node {} is a member as {} already; remove it before it joins as {}",
-            known.name, known.role, spec.role
-        )));
-    }
-    let node = Node {
-        addr: spec.addr,
-        data_path_addr: spec.data_path_addr,
-        underlay_mtu: spec.underlay_mtu,
-        host_routes: spec.host_routes.clone(),
-        version: spec.version.clone(),
-        ..Node::clone(known)
-    };
-    check_facts(&node)?;
-    Ok(changed(index, known, node))
 }
 
 fn changed(index: Revision, old: &Arc<Node>, new: Node) -> Arc<Node> {

@@ -1,6 +1,6 @@
 //! Small clusters for tests of this crate.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use proptest::collection::vec;
@@ -8,12 +8,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::command::{
-    Command, EndpointSpec, InitCluster, NetworkSpec, NodeChange, NodeSpec, Proposal, Secrets,
-    SubnetSpec,
+    Command, EndpointChange, EndpointSpec, InitCluster, NetworkSpec, NodeChange, NodeSpec,
+    Proposal, Secrets, ServiceChange, ServiceSpec, SubnetSpec,
 };
 use crate::model::{
-    Attachment, Availability, Cluster, ClusterId, EndpointId, EndpointKind, Labels, MacAddr,
-    NetworkId, NodeId, NodeStatus, Role, Vni,
+    Affinity, Attachment, Availability, BackendState, Cluster, ClusterId, EndpointId, EndpointKind,
+    EndpointMode, HealthCheck, Labels, MacAddr, NetworkId, NodeId, NodeStatus, Probe, Protocol,
+    PublishMode, PublishedPort, Role, Scheduler, ServiceId, SourceMode, Vni,
 };
 
 pub(crate) fn proposal(request: u64, command: Command) -> Proposal {
@@ -37,6 +38,10 @@ pub(crate) fn network_id(number: u8) -> NetworkId {
 pub(crate) fn endpoint_id(number: u32) -> EndpointId {
     let [a, b, c, d] = number.to_be_bytes();
     EndpointId::new([3, a, b, c, d, 0, 0, 0, 0, 0])
+}
+
+pub(crate) fn service_id(number: u8) -> ServiceId {
+    ServiceId::new([4, number, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
 pub(crate) fn node_spec(number: u8, role: Role) -> NodeSpec {
@@ -115,6 +120,41 @@ pub(crate) fn endpoint_spec(number: u32, network: u8, name: &str) -> EndpointSpe
             boot_id: "b8d4ab2e-6a0c-4b52-8a3f-0c7bb0c1a9c0".to_owned(),
         },
         kind: EndpointKind::Attached,
+        service: None,
+        weight: 1,
+    }
+}
+
+/// On `networks`, with an address on each, without ports.
+pub(crate) fn service_spec(number: u8, networks: &[u8], name: &str) -> ServiceSpec {
+    ServiceSpec {
+        id: service_id(number),
+        name: name.to_owned(),
+        networks: networks
+            .iter()
+            .map(|network| network_id(*network))
+            .collect(),
+        ports: Vec::new(),
+        mode: EndpointMode::Vip,
+        scheduler: Scheduler::RoundRobin,
+        affinity: None,
+        drain_timeout_ms: 10_000,
+        idle_timeout_s: None,
+        health: None,
+        labels: Labels::new(),
+    }
+}
+
+/// On every node, TCP; a published port of zero asks for a free one.
+pub(crate) fn port(published: u16, target: u16) -> PublishedPort {
+    PublishedPort {
+        published,
+        target,
+        protocol: Protocol::Tcp,
+        mode: PublishMode::Ingress,
+        ip: None,
+        source: SourceMode::Preserve,
+        allow_from: Vec::new(),
     }
 }
 
@@ -124,6 +164,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let node = 1u8..5;
     let network = 0u8..12;
     let endpoint = 1u32..32;
+    let service = 1u8..6;
     prop_oneof![
         1 => Just(Command::Init(Box::new(small_cluster()))),
         3 => any_node_spec().prop_map(|spec| Command::AddNode(Box::new(spec))),
@@ -151,8 +192,94 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         10 => any_network_spec().prop_map(|spec| Command::CreateNetwork(Box::new(spec))),
         3 => network.prop_map(|id| Command::RemoveNetwork { id: network_id(id) }),
         30 => any_endpoint_spec().prop_map(|spec| Command::CreateEndpoint(Box::new(spec))),
-        10 => endpoint.prop_map(|id| Command::RemoveEndpoint { id: endpoint_id(id) }),
+        10 => endpoint.clone().prop_map(|id| Command::RemoveEndpoint { id: endpoint_id(id) }),
+        8 => any_service_spec().prop_map(|spec| Command::CreateService(Box::new(spec))),
+        6 => (service.clone(), any_service_change()).prop_map(|(id, change)| {
+            Command::UpdateService { id: service_id(id), change: Box::new(change) }
+        }),
+        3 => service.prop_map(|id| Command::RemoveService { id: service_id(id) }),
+        3 => (endpoint.clone(), proptest::option::of(0u16..3)).prop_map(|(id, weight)| {
+            Command::UpdateEndpoint { id: endpoint_id(id), change: EndpointChange { weight } }
+        }),
+        5 => vec((endpoint.prop_map(endpoint_id), any_backend_state()), 0..6)
+            .prop_map(Command::SetBackends),
     ]
+}
+
+fn any_backend_state() -> impl Strategy<Value = BackendState> {
+    select(vec![
+        BackendState::Starting,
+        BackendState::Ready,
+        BackendState::Ready,
+        BackendState::Unhealthy,
+        BackendState::Draining,
+    ])
+}
+
+fn any_ports() -> impl Strategy<Value = Vec<PublishedPort>> {
+    let numbers = select(vec![0, 0, 0, 8080, 8081, 30_000, 30_001]);
+    let ips: Vec<IpAddr> = ["198.18.0.1", "198.18.0.2", "2001:db8::1"]
+        .map(|ip| ip.parse().unwrap())
+        .to_vec();
+    let any_port = (
+        numbers,
+        select(vec![80u16, 81]),
+        prop_oneof![3 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp)],
+        prop_oneof![3 => Just(PublishMode::Ingress), 1 => Just(PublishMode::Host)],
+        proptest::option::weighted(0.3, select(ips)),
+    )
+        .prop_map(|(published, target, protocol, mode, ip)| PublishedPort {
+            protocol,
+            mode,
+            ip,
+            allow_from: vec!["198.18.0.0/24".parse().unwrap()],
+            ..port(published, target)
+        });
+    vec(any_port, 0..4)
+}
+
+fn any_service_spec() -> impl Strategy<Value = ServiceSpec> {
+    let networks = vec(prop_oneof![12 => 1u8..3, 1 => 0u8..12], 1..3);
+    let mode = prop_oneof![4 => Just(EndpointMode::Vip), 1 => Just(EndpointMode::DnsRr)];
+    (1u8..6, networks, 0u8..8, any_ports(), mode).prop_map(|(id, networks, name, ports, mode)| {
+        ServiceSpec {
+            ports,
+            mode,
+            ..service_spec(id, &networks, &format!("s{name}"))
+        }
+    })
+}
+
+fn any_service_change() -> impl Strategy<Value = ServiceChange> {
+    let health = HealthCheck {
+        probe: Probe::Http {
+            port: 80,
+            path: "/ready".to_owned(),
+        },
+        interval_ms: 1000,
+        timeout_ms: 500,
+        retries: 3,
+    };
+    let affinity = Affinity { timeout_s: 300 };
+    (
+        proptest::option::of(any_ports()),
+        vec((1u8..4).prop_map(network_id), 0..2),
+        vec((1u8..4).prop_map(network_id), 0..2),
+        proptest::option::of(proptest::option::of(Just(affinity))),
+        proptest::option::of(proptest::option::of(Just(health))),
+        any_label(),
+    )
+        .prop_map(
+            |(ports, networks_add, networks_remove, affinity, health, labels_add)| ServiceChange {
+                ports,
+                networks_add,
+                networks_remove,
+                affinity,
+                health,
+                labels_add,
+                ..ServiceChange::default()
+            },
+        )
 }
 
 /// Ten subnets in two pools, the one with five usable addresses each and the other too.
@@ -247,16 +374,20 @@ fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
         0u8..24,
         0u64..16,
         (address, mac, ifname),
+        proptest::option::weighted(0.4, 1u8..6),
     )
-        .prop_map(|(id, network, node, name, inode, (ipv4, mac, ifname))| {
-            let mut spec = endpoint_spec(id, network, &format!("c{name}"));
-            spec.node = node_id(node);
-            spec.attachment.inode = inode;
-            EndpointSpec {
-                ipv4,
-                mac,
-                ifname: ifname.map(str::to_owned),
-                ..spec
-            }
-        })
+        .prop_map(
+            |(id, network, node, name, inode, (ipv4, mac, ifname), service)| {
+                let mut spec = endpoint_spec(id, network, &format!("c{name}"));
+                spec.node = node_id(node);
+                spec.attachment.inode = inode;
+                EndpointSpec {
+                    ipv4,
+                    mac,
+                    ifname: ifname.map(str::to_owned),
+                    service: service.map(service_id),
+                    ..spec
+                }
+            },
+        )
 }

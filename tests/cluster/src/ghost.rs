@@ -86,5 +86,7 @@ fn endpoint(number: usize, network: NetworkId, node: NodeId) -> Command {
             boot_id: "ghost".to_owned(),
         },
         kind: EndpointKind::Attached,
+        service: None,
+        weight: 1,
     }))
 }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use weft_raft::model::{
-    Attachment, Availability, Driver, EndpointId, EndpointKind, Id, MacAddr, NetworkId, NodeStatus,
-    Role, Vni,
+    Attachment, Availability, BackendState, Driver, EndpointId, EndpointKind, Id, MacAddr,
+    NetworkId, NodeStatus, Role, Vni,
 };
 
 use super::*;
@@ -113,6 +113,7 @@ fn a_node(byte: u8, name: &str) -> Node {
         data_path_addr: "192.0.2.1".parse().unwrap(),
         underlay_mtu: 1500,
         host_routes: Vec::new(),
+        ingress: None,
         availability: Availability::Active,
         status: NodeStatus::Ready,
         labels: BTreeMap::new(),
@@ -157,6 +158,9 @@ fn an_endpoint(byte: u8, name: &str, network: u8) -> Endpoint {
             boot_id: String::new(),
         },
         kind: EndpointKind::Attached,
+        service: None,
+        weight: 1,
+        backend: BackendState::Starting,
         revision: 1,
     }
 }

@@ -33,6 +33,8 @@ pub enum EventType {
     Network,
     /// An endpoint.
     Endpoint,
+    /// A service.
+    Service,
 }
 
 /// What happened to an object.

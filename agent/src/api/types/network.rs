@@ -85,9 +85,8 @@ const RESERVED_ADDRESSES: u64 = 3;
 impl Subnet {
     fn from_row(row: &model::Subnet, network: model::NetworkId, view: &model::View) -> Self {
         let used = view
-            .endpoints
-            .values()
-            .filter(|endpoint| endpoint.network == network && row.cidr.contains(&endpoint.ipv4))
+            .held_addresses(network)
+            .filter(|address| row.cidr.contains(address))
             .count() as u64;
         let usable = (1u64 << (32 - row.cidr.prefix_len())).saturating_sub(RESERVED_ADDRESSES);
         Self {

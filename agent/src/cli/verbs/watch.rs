@@ -45,6 +45,7 @@ fn sentence(event: &Event) -> String {
         EventType::Node => "node",
         EventType::Network => "network",
         EventType::Endpoint => "endpoint",
+        EventType::Service => "service",
     };
     let action = match event.action {
         EventAction::Created => "created",

@@ -185,6 +185,8 @@ fn create_endpoint(name: &str, network: NetworkId, node: NodeId) -> Command {
             boot_id: "boot".to_owned(),
         },
         kind: EndpointKind::Attached,
+        service: None,
+        weight: 1,
     }))
 }
 

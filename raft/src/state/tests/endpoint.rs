@@ -45,8 +45,8 @@ fn freed_addresses_come_after_never_used_ones_oldest_first() {
         pair.refused(create(endpoint_spec(8, 1, "c8"))),
         (
             RefusalKind::Exhausted,
-            "network web has no free address: 5 of 5 are used; detach endpoints, or create a network \
-             with a larger --subnet"
+            "network web has no free address: 5 of 5 are used; detach endpoints, remove services, or \
+             create a network with a larger --subnet"
                 .to_owned()
         )
     );

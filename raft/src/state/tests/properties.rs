@@ -8,7 +8,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{NetworkId, NodeId, Vni};
+use crate::model::{
+    BackendState, EndpointMode, NetworkId, NodeId, PublishMode, PublishedPort, ServiceId,
+    ServiceNetwork, Vni,
+};
 
 /// A log: commands with request ids, some of which repeat.
 fn any_log() -> impl Strategy<Value = Vec<Proposal>> {
@@ -100,9 +103,15 @@ fn assert_nothing_is_held_twice(view: &View) {
         "Raft id",
         view.nodes.values().map(|n| n.raft_id).filter(|id| *id != 0),
     );
-    assert_each_once("address", endpoints().map(|e| (e.network, e.ipv4)));
+    let held = |network| {
+        view.held_addresses(network)
+            .map(move |address| (network, address))
+    };
+    assert_each_once("address", view.networks.keys().copied().flat_map(held));
     assert_each_once("MAC address", endpoints().map(|e| (e.network, e.mac)));
     assert_each_once("endpoint name", endpoints().map(|e| (e.network, &e.name)));
+    assert_each_once("service name", view.services.values().map(|s| &s.name));
+    assert_no_port_is_published_twice(view);
     let namespace = |e: &Endpoint| (e.node, e.attachment.device, e.attachment.inode);
     assert_each_once("namespace", endpoints().map(|e| (e.network, namespace(e))));
     assert_each_once("interface", endpoints().map(|e| (namespace(e), &e.ifname)));
@@ -114,19 +123,56 @@ fn assert_nothing_is_held_twice(view: &View) {
     );
 }
 
+fn assert_no_port_is_published_twice(view: &View) {
+    let ports: Vec<&PublishedPort> = (view.services.values()).flat_map(|s| &s.ports).collect();
+    for (number, port) in ports.iter().enumerate() {
+        assert_ne!(port.published, 0);
+        let clash = ports.iter().skip(number + 1).find(|other| {
+            (other.protocol, other.published) == (port.protocol, port.published)
+                && (other.ip == port.ip || other.ip.is_none() || port.ip.is_none())
+        });
+        assert!(clash.is_none(), "{port:?} and {clash:?}");
+    }
+}
+
 fn assert_references_hold(view: &View) {
     for endpoint in view.endpoints.values() {
         assert!(view.nodes.contains_key(&endpoint.node));
-        let network = &view.networks[&endpoint.network];
-        let subnet = (network.subnets.iter())
-            .find(|s| s.cidr.contains(&endpoint.ipv4))
-            .unwrap();
-        let reserved = [
-            subnet.gateway,
-            subnet.cidr.network(),
-            subnet.cidr.broadcast(),
-        ];
-        assert!(!reserved.contains(&endpoint.ipv4), "{endpoint:?}");
+        assert!(view.networks.contains_key(&endpoint.network));
+        match endpoint.service.map(|service| &view.services[&service]) {
+            Some(service) => {
+                assert!(
+                    service
+                        .networks
+                        .iter()
+                        .any(|on| on.network == endpoint.network)
+                );
+            }
+            None => assert_eq!(endpoint.backend, BackendState::Starting),
+        }
+    }
+    for service in view.services.values() {
+        assert!(!service.networks.is_empty());
+        for on in &service.networks {
+            assert!(!view.networks[&on.network].ingress);
+            assert_eq!(on.vip.is_some(), service.mode == EndpointMode::Vip);
+        }
+        let ingress = |port: &PublishedPort| port.mode == PublishMode::Ingress;
+        assert!(service.mode == EndpointMode::Vip || !service.ports.iter().any(ingress));
+    }
+    for network in view.networks.values() {
+        for address in view.held_addresses(network.id) {
+            let subnet = network
+                .subnets
+                .iter()
+                .find(|s| s.cidr.contains(&address))
+                .unwrap();
+            let (first, last) = (subnet.cidr.network(), subnet.cidr.broadcast());
+            assert!(
+                ![subnet.gateway, first, last].contains(&address),
+                "{address}"
+            );
+        }
     }
 }
 
@@ -194,25 +240,71 @@ impl Oracle {
                 }
                 Change::Endpoint(endpoint) => {
                     let addresses = self.networks.get_mut(&endpoint.network).unwrap();
-                    let next = addresses
-                        .unused
-                        .first()
-                        .or(addresses.freed.first())
-                        .copied();
                     if matches!(command, Command::CreateEndpoint(spec) if spec.ipv4.is_none()) {
-                        assert_eq!(Some(endpoint.ipv4), next);
+                        addresses.assert_next(endpoint.ipv4);
                     }
-                    addresses.unused.retain(|address| *address != endpoint.ipv4);
-                    addresses.freed.retain(|address| *address != endpoint.ipv4);
+                    addresses.take(endpoint.ipv4);
                 }
                 Change::EndpointGone(id) => {
                     let endpoint = &before.endpoints[id];
                     let addresses = self.networks.get_mut(&endpoint.network).unwrap();
                     addresses.freed.push(endpoint.ipv4);
                 }
-                Change::Cluster(_) | Change::Node(_) | Change::NodeGone(_) => {}
+                Change::Node(node) => {
+                    let waits = matches!(command, Command::SetNodeStatus(_));
+                    self.node(before, node.id, node.ingress, waits);
+                }
+                Change::NodeGone(id) => self.node(before, *id, None, true),
+                Change::Service(service) => self.service(before, service.id, &service.networks),
+                Change::ServiceGone(id) => self.service(before, *id, &[]),
+                Change::Cluster(_) => {}
             }
         }
+    }
+
+    /// A node that `waits` may be without an address although one is free.
+    fn node(&mut self, before: &View, id: NodeId, now: Option<Ipv4Addr>, waits: bool) {
+        let was = before.nodes.get(&id).and_then(|node| node.ingress);
+        let addresses = self.networks.get_mut(&network_id(0)).unwrap();
+        match (was, now) {
+            (Some(was), None) => addresses.freed.push(was),
+            (None, Some(now)) => {
+                addresses.assert_next(now);
+                addresses.take(now);
+            }
+            (None, None) => assert!(waits || addresses.next().is_none(), "left without"),
+            (Some(was), Some(now)) => assert_eq!(was, now),
+        }
+    }
+
+    fn service(&mut self, before: &View, id: ServiceId, now: &[ServiceNetwork]) {
+        let was = (before.services.get(&id)).map_or(&[][..], |service| &service.networks);
+        for gone in was.iter().filter(|on| !now.contains(on)) {
+            let addresses = self.networks.get_mut(&gone.network).unwrap();
+            addresses.freed.extend(gone.vip);
+        }
+        for new in now.iter().filter(|on| !was.contains(on)) {
+            let addresses = self.networks.get_mut(&new.network).unwrap();
+            if let Some(vip) = new.vip {
+                addresses.assert_next(vip);
+                addresses.take(vip);
+            }
+        }
+    }
+}
+
+impl Addresses {
+    fn next(&self) -> Option<Ipv4Addr> {
+        self.unused.first().or(self.freed.first()).copied()
+    }
+
+    fn assert_next(&self, assigned: Ipv4Addr) {
+        assert_eq!(Some(assigned), self.next());
+    }
+
+    fn take(&mut self, taken: Ipv4Addr) {
+        self.unused.retain(|address| *address != taken);
+        self.freed.retain(|address| *address != taken);
     }
 }
 
@@ -280,6 +372,7 @@ proptest! {
                     Change::Node(node) => node.revision,
                     Change::Network(network) => network.revision,
                     Change::Endpoint(endpoint) => endpoint.revision,
+                    Change::Service(service) => service.revision,
                     _ => continue,
                 };
                 prop_assert_eq!(revision, number as u64 + 1);
