@@ -7,6 +7,7 @@ pub mod container;
 pub mod daemon;
 pub mod duration;
 pub mod exit;
+pub mod health;
 pub mod lab;
 pub mod log;
 pub mod name;

@@ -96,7 +96,7 @@ fn has_interface(endpoint: &Endpoint) -> bool {
 
 /// The files that a container of `weft run` has; for any other, files of the same kind that vanish
 /// with the mount namespace.
-fn show_etc(run_dir: &Path, inode: u64, siblings: &[Endpoint]) -> Result<(), RunError> {
+pub(super) fn show_etc(run_dir: &Path, inode: u64, siblings: &[Endpoint]) -> Result<(), RunError> {
     let directory = directory_of(run_dir, inode);
     if directory.is_dir() {
         return mounts::show(EtcFiles {

@@ -20,6 +20,7 @@
 //! namespace is gone, and to the next `weft run`, which sweeps); nothing is mounted that the host sees; the process that changes
 //! namespaces has one thread.
 
+mod check;
 mod children;
 mod directory;
 mod endpoints;
@@ -45,6 +46,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use check::check_command;
 pub use error::{Failure, RunError};
 pub use namespace::{NamespaceError, NetnsIdentity, boot_id, identify, open_verified};
 pub use program::ProgramError;
@@ -87,6 +89,7 @@ pub fn internal(args: Vec<OsString>) -> Result<ExitCode, CliError> {
     Ok(match internal.helper {
         Helper::Shim(args) => shim::shim(&args),
         Helper::Launch(args) => launcher::launch(&args),
+        Helper::Check(args) => check::check(&args),
     })
 }
 
@@ -101,6 +104,7 @@ struct Internal {
 enum Helper {
     Shim(shim::ShimArgs),
     Launch(launcher::LaunchArgs),
+    Check(check::CheckArgs),
 }
 
 /// The agent's run directory is where its socket is.
