@@ -1,11 +1,13 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_agent::api::types::Kind;
 
-use super::Test;
+use super::terminal::Terminal;
 use super::world::{Running, World, runs, shim_of, state, until};
+use super::{Test, signals};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -86,7 +88,7 @@ fn a_command_that_is_not_there_is_127(world: &World) {
     assert!(!world.containers().exists());
     // Only found out when it is started, since the file is there.
     let script = world.containers().parent().unwrap().join("script");
-    write_script(&script, "#!/nonexistent/interpreter\n");
+    write_script(&script, "#!/nonexistent/interpreter");
     let outcome = world.output("run --network web", &[script.to_str().unwrap()]);
     outcome.assert_refused(127, "is not found");
     assert_eq!(world.book().detached.len(), 1);
@@ -101,10 +103,13 @@ fn a_file_that_does_not_run_is_126(world: &World) {
     assert!(world.book().attached.is_empty());
 }
 
-fn write_script(path: &std::path::Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+/// By a process of its own: one that another test starts meanwhile may inherit what is open here,
+/// and a file that is open for writing is not executed (ETXTBSY, execve(2)).
+fn write_script(path: &std::path::Path, line: &str) {
+    let write = "echo \"$1\" > \"$0\" && chmod 755 \"$0\"";
+    let mut sh = std::process::Command::new("sh");
+    let status = sh.args(["-c", write]).arg(path).arg(line).status();
+    assert!(status.unwrap().success());
 }
 
 fn interfaces_are_there(world: &World) {
@@ -180,23 +185,23 @@ fn without_an_agent_nothing_is_made(world: &World) {
 }
 
 fn signals_reach_the_command(world: &World) {
-    let script = "for s in INT TERM HUP QUIT USR1 USR2 WINCH; do trap \"echo $s\" $s; done; \
-                  trap 'exit 7' USR2; echo ready; while :; do sleep 0.01; done";
-    let mut run = Running::start(&mut world.weft("run --network web", &["sh", "-c", script]));
+    let told = signals::command();
+    let mut run =
+        Running::start(&mut world.weft("run --network web", &told.each_ref().map(String::as_str)));
     assert_eq!(run.line(), "ready");
-    for (signal, name) in [
-        (Signal::SIGINT, "INT"),
-        (Signal::SIGTERM, "TERM"),
-        (Signal::SIGHUP, "HUP"),
-        (Signal::SIGQUIT, "QUIT"),
-        (Signal::SIGUSR1, "USR1"),
-        (Signal::SIGWINCH, "WINCH"),
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGWINCH,
+        Signal::SIGTERM,
     ] {
         run.signal(signal);
-        assert_eq!(run.line(), name);
+        assert_eq!(run.line(), format!("{signal} of a process"));
     }
-    run.signal(Signal::SIGUSR2);
-    assert_eq!(run.status(), Some(7));
+    assert_eq!(run.status(), Some(signals::STATUS.into()));
 }
 
 fn a_signal_is_its_status(world: &World) {
@@ -213,37 +218,17 @@ fn a_signal_is_its_status(world: &World) {
 const READY: &str = "echo $$; exec sleep 600";
 
 fn ctrl_c_once(world: &World) {
-    use std::io::Write;
-    let script = "trap 'echo interrupted' INT; trap 'exit 5' USR1; echo pid $$; \
-                  while :; do sleep 0.01; done";
-    let weft = world.weft("run --network web", &["sh", "-c", script]);
-    let quoted: Vec<String> = std::iter::once(weft.get_program())
-        .chain(weft.get_args())
-        .map(|word| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''")))
-        .collect();
-    // script(1) gives it a terminal.
-    let mut terminal = std::process::Command::new("script");
-    terminal
-        .args(["-qec", &quoted.join(" "), "/dev/null"])
-        .stdin(Stdio::piped());
-    let mut run = Running::start(&mut terminal);
-    let line = run.line();
-    let pid = line.rsplit(' ').next().unwrap().to_owned();
-    run.child
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(b"\x03")
-        .unwrap();
-    assert!(run.line().contains("interrupted"));
-    // Had it come twice, the second line would be there before the answer to the next signal.
-    std::process::Command::new("kill")
-        .args(["-USR1", &pid])
-        .status()
-        .unwrap();
-    let rest = run.rest();
-    assert!(!rest.contains("interrupted"), "{rest}");
-    assert_eq!(run.status(), Some(5));
+    let told = signals::command();
+    let weft = world.weft("run --network web", &told.each_ref().map(String::as_str));
+    let mut terminal = Terminal::new();
+    let mut run = Running::start(&mut terminal.session(&weft));
+    assert_eq!(run.line(), "ready");
+    terminal.write(b"\x03");
+    assert_eq!(run.line(), "SIGINT of the kernel");
+    // Passed on, it would come by the same way before this one, whose number is higher.
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.line(), "SIGTERM of a process");
+    assert_eq!(run.status(), Some(signals::STATUS.into()));
 }
 
 fn stop_and_continue(world: &World) {
@@ -279,11 +264,8 @@ fn a_killed_shim_takes_the_command_along(world: &World) {
     let mut weft = world.weft("run --network web", &["sh", "-c", READY]);
     let mut run = Running::start(weft.stderr(Stdio::null()));
     let command = run.line();
-    let shim = shim_of(&world.book().attached[0]).unwrap().to_string();
-    std::process::Command::new("kill")
-        .args(["-KILL", &shim])
-        .status()
-        .unwrap();
+    let shim = shim_of(&world.book().attached[0]).unwrap();
+    kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
     assert_eq!(run.status(), Some(1));
     until("the command ends", || !runs(&command));
     assert!(world.left_files().is_empty());
@@ -291,9 +273,12 @@ fn a_killed_shim_takes_the_command_along(world: &World) {
 }
 
 fn left_processes_end(world: &World) {
-    let script = "setsid sh -c 'trap \"\" TERM HUP; echo $$; exec sleep 600' & sleep 0.2; exit 3";
-    let mut run = Running::start(&mut world.weft("run --network web", &["sh", "-c", script]));
+    let script = "setsid sh -c 'trap \"\" TERM HUP; echo $$; exec sleep 600' & read go; exit 3";
+    let mut weft = world.weft("run --network web", &["sh", "-c", script]);
+    let mut run = Running::start(weft.stdin(Stdio::piped()));
     let left = run.line();
+    assert!(runs(&left));
+    drop(run.child.stdin.take());
     assert_eq!(run.status(), Some(3));
     assert!(!runs(&left));
 }

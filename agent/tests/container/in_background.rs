@@ -1,8 +1,11 @@
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use super::Test;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::world::{World, runs, until};
+use super::{Test, signals};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_detached_command_goes_on_without_weft_run", goes_on),
@@ -58,7 +61,7 @@ fn live_directory(world: &World) -> Option<PathBuf> {
 }
 
 fn end(pid: &str) {
-    Command::new("kill").args(["-KILL", pid]).status().unwrap();
+    kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 fn detach(world: &World, id: &str) {
@@ -138,8 +141,11 @@ fn tries_again(world: &World) {
 }
 
 fn last_endpoint_ends_it(world: &World) {
-    let script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.01; done";
-    let (id, pid) = start(world, "--network web --network db", script);
+    let script = format!("exec {}", signals::command().join(" "));
+    let (id, pid) = start(world, "--network web --network db", &script);
+    until("the command is ready", || {
+        log(world, &id).unwrap().contains("ready\n")
+    });
     detach(world, &id);
     // Long enough for a look at what is left.
     std::thread::sleep(std::time::Duration::from_millis(1500));
@@ -147,7 +153,9 @@ fn last_endpoint_ends_it(world: &World) {
     detach(world, "endpoint2");
     until("the command ends", || !runs(&pid));
     until("its end is written", || {
-        log(world, &id).unwrap().contains("asked\nweft: ")
+        log(world, &id)
+            .unwrap()
+            .contains("SIGTERM of a process\nweft: ")
     });
 }
 

@@ -6,6 +6,8 @@ mod exec;
 mod fake;
 mod foreground;
 mod in_background;
+mod signals;
+mod terminal;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -16,6 +18,9 @@ use nix::unistd::{getgid, getuid};
 use world::World;
 
 fn main() -> std::process::ExitCode {
+    if let Some(ended) = signals::act_by_role() {
+        return ended;
+    }
     // While there is one thread: a process with more cannot enter a user namespace.
     become_root();
     let arguments = Arguments::from_args();

@@ -1,4 +1,4 @@
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{MutexGuard, PoisonError};
@@ -156,12 +156,6 @@ impl Running {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
-    }
-
-    pub(crate) fn rest(&mut self) -> String {
-        let mut text = String::new();
-        self.lines.read_to_string(&mut text).unwrap();
-        text
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
