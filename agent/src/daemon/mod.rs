@@ -6,6 +6,7 @@ mod claim;
 mod convert;
 mod events;
 mod facts;
+mod health;
 mod liveness;
 mod marker;
 mod member;

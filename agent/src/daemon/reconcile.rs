@@ -24,6 +24,7 @@ use weft_raft::watch::{Subscription, WatchItem};
 
 use super::events::Events;
 use super::facts::FactsKeeper;
+use super::health::Health;
 use super::liveness::Liveness;
 use super::marker::Marker;
 use crate::translate::{self, Dirty, Index};
@@ -89,6 +90,7 @@ pub(super) struct Reconciler {
     retry_pause: Duration,
     removing: BTreeMap<EndpointId, Instant>,
     liveness: Liveness,
+    health: Health,
 }
 
 /// What a [`Reconciler`] is made of.
@@ -117,6 +119,7 @@ impl Reconciler {
             subscription: parts.control.subscribe(),
             facts: FactsKeeper::new(parts.control.clone()),
             marker: Marker::new(&parts.run_dir),
+            health: Health::start(parts.control.clone(), &parts.run_dir),
             control: parts.control,
             overlay: parts.overlay,
             guard: None,
@@ -240,6 +243,7 @@ impl Reconciler {
         if !quiet {
             self.liveness.watch(&self.view, member.node);
         }
+        self.health.watch(&self.view, member.node, &self.boot_id);
         self.dirty = Dirty::default();
         self.finish(next);
     }
@@ -285,6 +289,7 @@ impl Reconciler {
         self.dirty = Dirty::default();
         self.marker.clear();
         self.liveness.watch_none();
+        self.health.watch_none();
         let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
         self.remove_guard();
         if report.ops > 0 {

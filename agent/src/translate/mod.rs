@@ -1,6 +1,7 @@
 //! The one dictionary between cluster words and kernel words: a pure function of the cluster's
 //! state and of which node this is.
 
+mod health;
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Vtep};
 use weft_raft::model::{Attachment, Endpoint, MacAddr, Network, NetworkId, NodeId, View};
 
+pub(crate) use health::{health_news, health_targets};
 pub(crate) use index::{Dirty, Index};
 
 /// Bytes that VXLAN over IPv4 takes from the underlay's MTU: outer IPv4 20, UDP 8, VXLAN 8, inner

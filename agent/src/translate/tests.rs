@@ -5,7 +5,7 @@ use weft_raft::model::*;
 
 use super::*;
 
-fn node(number: u8, mtu: u32) -> Node {
+pub(super) fn node(number: u8, mtu: u32) -> Node {
     let ip = Ipv4Addr::new(198, 18, 0, number);
     Node {
         id: NodeId::new([number; 10]),
@@ -25,7 +25,7 @@ fn node(number: u8, mtu: u32) -> Node {
     }
 }
 
-fn network(number: u8) -> Network {
+pub(super) fn network(number: u8) -> Network {
     Network {
         id: NetworkId::new([number; 10]),
         name: format!("n{number}"),
@@ -45,7 +45,7 @@ fn network(number: u8) -> Network {
     }
 }
 
-fn endpoint(number: u8, network: u8, node: u8) -> Endpoint {
+pub(super) fn endpoint(number: u8, network: u8, node: u8) -> Endpoint {
     let ipv4 = Ipv4Addr::new(10, 0, network, number);
     Endpoint {
         id: EndpointId::new([number; 10]),
@@ -71,7 +71,7 @@ fn endpoint(number: u8, network: u8, node: u8) -> Endpoint {
     }
 }
 
-fn view() -> View {
+pub(super) fn view() -> View {
     let cluster = Cluster {
         id: ClusterId::new([9; 10]),
         data_path_port: 4789,
