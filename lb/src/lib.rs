@@ -79,6 +79,7 @@
 
 mod class;
 mod error;
+pub mod ingress;
 mod kernel;
 mod layout;
 mod maglev;
