@@ -9,6 +9,7 @@ use crate::codec;
 use crate::consensus::{Group, RaftId};
 use crate::identity::Caller;
 use crate::model::{Change, NodeId, Revision, View};
+use crate::state::cost;
 use crate::transport::{FrameReceiver, FrameSender, FrameStream};
 use crate::watch::{Subscription, WatchItem};
 use crate::wire::{Down, Failure, Opening, Up, view_pieces};
@@ -17,8 +18,9 @@ use crate::wire::{Down, Failure, Opening, Up, view_pieces};
 const PIECE: usize = 1 << 20;
 /// Items that are sent as one when the worker is behind.
 const MERGE: usize = 256;
-/// Changed rows in one frame, about.
-const MERGE_ROWS: usize = 4096;
+/// Changed rows of several items in one frame, bytes: far below what a frame may have, which a
+/// single command's rows come close to.
+const MERGE_BYTES: usize = 4 << 20;
 /// How often a manager says that it is there.
 const ALIVE_PERIOD: Duration = Duration::from_millis(200);
 /// A worker whose manager says nothing for so long takes another.
@@ -136,26 +138,29 @@ async fn send<T: serde::Serialize>(sender: &mut FrameSender, frame: &T) -> bool 
 /// The frames of an item and of what else is there already.
 fn frames_of(first: WatchItem, items: &mut Subscription) -> Vec<Down> {
     let mut frames = Vec::new();
-    let mut merged: Vec<Change> = Vec::new();
-    let mut reached = None;
+    let mut merged = Merged::default();
     let mut next = first;
     for count in 1.. {
         match next {
             WatchItem::Changes { revision, changes } => {
-                merged.extend(changes.iter().cloned());
-                reached = Some(revision);
+                let bytes: usize = changes.iter().map(cost::of_change).sum();
+                if merged.bytes + bytes > MERGE_BYTES {
+                    frames.extend(std::mem::take(&mut merged).frame());
+                }
+                merged.rows.extend(changes.iter().cloned());
+                merged.bytes += bytes;
+                merged.reached = Some(revision);
             }
             WatchItem::Snapshot(view) => {
                 // It has everything that came before it.
-                merged.clear();
-                reached = None;
+                merged = Merged::default();
                 frames = view_pieces(&view, PIECE).unwrap_or_else(|error| {
                     tracing::error!(%error, "the view cannot be encoded");
                     Vec::new()
                 });
             }
         }
-        if count >= MERGE || merged.len() >= MERGE_ROWS {
+        if count >= MERGE {
             break;
         }
         match items.try_next() {
@@ -163,13 +168,25 @@ fn frames_of(first: WatchItem, items: &mut Subscription) -> Vec<Down> {
             None => break,
         }
     }
-    if let Some(revision) = reached {
-        frames.push(Down::Changes {
-            revision,
-            changes: merged.into(),
-        });
-    }
+    frames.extend(merged.frame());
     frames
+}
+
+/// Changes that are sent in one frame.
+#[derive(Default)]
+struct Merged {
+    rows: Vec<Change>,
+    bytes: usize,
+    reached: Option<Revision>,
+}
+
+impl Merged {
+    fn frame(self) -> Option<Down> {
+        Some(Down::Changes {
+            revision: self.reached?,
+            changes: self.rows.into(),
+        })
+    }
 }
 
 // The worker's side.
@@ -301,5 +318,63 @@ impl Running {
         if nodes {
             self.remember_managers();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, EndpointSpec, NetworkSpec};
+    use crate::model::EndpointKind;
+    use crate::state::testing::{endpoint_spec, init_cluster, network_spec, proposal, subnet};
+    use crate::state::{State, limits};
+    use crate::watch::{WatchHub, WatchLimits};
+
+    /// Has `count` endpoints, each with a command as long as one may be.
+    fn published(count: u32) -> (WatchHub, View) {
+        let mut state = State::new();
+        let hub = WatchHub::new(View::default(), WatchLimits::default());
+        let init = Command::Init(Box::new(init_cluster()));
+        let network = Command::CreateNetwork(Box::new(NetworkSpec {
+            subnets: vec![subnet("172.16.0.0/16")],
+            ..network_spec(1, "web")
+        }));
+        let endpoint = |number| EndpointSpec {
+            kind: EndpointKind::Run {
+                command: vec!["x".repeat(limits::COMMAND_BYTES)],
+                detached: true,
+            },
+            ..endpoint_spec(number, 1, &format!("c{number}"))
+        };
+        let commands = [init, network]
+            .into_iter()
+            .chain((0..count).map(|number| Command::CreateEndpoint(Box::new(endpoint(number)))));
+        for (index, command) in (1..).zip(commands) {
+            let (outcome, changes) = state.apply(index, &proposal(index, command));
+            outcome.unwrap();
+            hub.publish(index, changes.into());
+        }
+        (hub, state.view().clone())
+    }
+
+    #[test]
+    fn a_follower_that_is_behind_is_sent_everything_in_frames_that_fit() {
+        let (hub, view) = published(400);
+        let mut items = hub.subscribe(0);
+        let mut follower = View::default();
+        let mut frames = 0;
+        while let Some(item) = items.try_next() {
+            for frame in frames_of(item, &mut items) {
+                let bytes = codec::encode(&frame).unwrap().len();
+                assert!(bytes < MERGE_BYTES, "{bytes}");
+                let Down::Changes { revision, changes } = frame else {
+                    panic!("{frame:?}")
+                };
+                follower.apply(revision, &changes);
+                frames += 1;
+            }
+        }
+        assert_eq!(follower, view);
+        assert_eq!(frames, 3);
     }
 }
