@@ -2,7 +2,7 @@
 
 use crate::command::Command;
 use crate::identity::Caller;
-use crate::model::{NodeId, Role, View};
+use crate::model::{HealthCheck, NodeId, Probe, Role, View};
 use crate::wire::Request;
 
 /// Why a request is not carried out.
@@ -77,11 +77,26 @@ pub(super) fn command(
         Command::SetBackends(heard) => (heard.iter())
             .filter_map(|(id, _)| view.endpoints.get(id))
             .try_for_each(|endpoint| own(node, role, endpoint.node)),
+        Command::CreateService(spec) => health_check(role, spec.health.as_ref()),
+        Command::UpdateService { change, .. } => {
+            health_check(role, change.health.as_ref().and_then(Option::as_ref))
+        }
         Command::CreateNetwork(_)
         | Command::RemoveNetwork { .. }
-        | Command::CreateService(_)
-        | Command::UpdateService { .. }
         | Command::RemoveService { .. } => Ok(()),
+    }
+}
+
+/// A program of the host is run by every node that has an endpoint of the service: whoever may
+/// name one rules those nodes.
+fn health_check(role: Role, wanted: Option<&HealthCheck>) -> Result<(), String> {
+    match (role, wanted.map(|health| &health.probe)) {
+        (Role::Worker, Some(Probe::Exec { .. })) => Err(
+            "a worker may not have other nodes run a program as health check; ask a manager, or \
+             check by tcp or http"
+                .to_owned(),
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -110,5 +125,91 @@ fn member(node: NodeId, view: &View) -> Result<(), String> {
         Err(format!(
             "node {node} is not, or no longer, a member of the cluster"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{ServiceChange, ServiceSpec};
+    use crate::model::BackendState;
+    use crate::state::State;
+    use crate::state::testing::*;
+
+    /// Nodes 1 (manager) and 2 (worker), with endpoints 1 and 2.
+    fn view() -> View {
+        let mut state = State::new();
+        let mut second = endpoint_spec(2, 1, "c2");
+        second.node = node_id(2);
+        let commands = [
+            Command::Init(Box::new(init_cluster())),
+            Command::AddNode(Box::new(node_spec(2, Role::Worker))),
+            Command::CreateNetwork(Box::new(network_spec(1, "web"))),
+            Command::CreateEndpoint(Box::new(endpoint_spec(1, 1, "c1"))),
+            Command::CreateEndpoint(Box::new(second)),
+        ];
+        for (index, command) in (1..).zip(commands) {
+            state.apply(index, &proposal(index, command)).0.unwrap();
+        }
+        state.view().clone()
+    }
+
+    fn asked_by(role: Role, wanted: &Command) -> Result<(), String> {
+        let node = node_id(if role == Role::Manager { 1 } else { 2 });
+        command(node, role, wanted, &view())
+    }
+
+    #[test]
+    fn a_worker_speaks_of_its_own_endpoints_only() {
+        let ready = |numbers: &[u32]| {
+            let states = numbers
+                .iter()
+                .map(|n| (endpoint_id(*n), BackendState::Ready));
+            Command::SetBackends(states.collect())
+        };
+        assert_eq!(asked_by(Role::Worker, &ready(&[2, 99])), Ok(()));
+        assert!(asked_by(Role::Worker, &ready(&[2, 1])).is_err());
+        assert_eq!(asked_by(Role::Manager, &ready(&[2, 1])), Ok(()));
+        let weight = |number| Command::UpdateEndpoint {
+            id: endpoint_id(number),
+            change: crate::command::EndpointChange { weight: Some(0) },
+        };
+        assert_eq!(asked_by(Role::Worker, &weight(2)), Ok(()));
+        assert!(asked_by(Role::Worker, &weight(1)).is_err());
+    }
+
+    #[test]
+    fn a_worker_has_nobody_run_a_program() {
+        let check = |probe| HealthCheck {
+            probe,
+            interval_ms: 1000,
+            timeout_ms: 500,
+            retries: 3,
+        };
+        let exec = check(Probe::Exec {
+            command: vec!["true".to_owned()],
+        });
+        let tcp = check(Probe::Tcp { port: 80 });
+        let create = |health| {
+            Command::CreateService(Box::new(ServiceSpec {
+                health: Some(health),
+                ..service_spec(1, &[1], "web")
+            }))
+        };
+        let update = |health| Command::UpdateService {
+            id: service_id(1),
+            change: Box::new(ServiceChange {
+                health: Some(Some(health)),
+                ..ServiceChange::default()
+            }),
+        };
+        for command in [create(exec.clone()), update(exec)] {
+            let refused = asked_by(Role::Worker, &command).unwrap_err();
+            assert!(refused.contains("ask a manager"), "{refused}");
+            assert_eq!(asked_by(Role::Manager, &command), Ok(()));
+        }
+        for command in [create(tcp.clone()), update(tcp)] {
+            assert_eq!(asked_by(Role::Worker, &command), Ok(()));
+        }
     }
 }
