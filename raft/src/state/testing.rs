@@ -201,7 +201,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         3 => (endpoint.clone(), proptest::option::of(0u16..3)).prop_map(|(id, weight)| {
             Command::UpdateEndpoint { id: endpoint_id(id), change: EndpointChange { weight } }
         }),
-        5 => vec((endpoint.prop_map(endpoint_id), any_backend_state()), 0..6)
+        8 => vec((endpoint.prop_map(endpoint_id), any_backend_state()), 0..12)
             .prop_map(Command::SetBackends),
     ]
 }
@@ -374,7 +374,7 @@ fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
         0u8..24,
         0u64..16,
         (address, mac, ifname),
-        proptest::option::weighted(0.4, 1u8..6),
+        proptest::option::weighted(0.3, 1u8..3),
     )
         .prop_map(
             |(id, network, node, name, inode, (ipv4, mac, ifname), service)| {

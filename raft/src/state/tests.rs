@@ -1,16 +1,20 @@
 use super::testing::*;
 use super::*;
 use crate::codec::{decode, encode};
-use crate::command::{EndpointSpec, NetworkSpec, RefusalKind};
-use crate::model::{Endpoint, Network};
+use crate::command::{EndpointSpec, NetworkSpec, RefusalKind, ServiceSpec};
+use crate::model::{Endpoint, Network, Service};
 
+mod backend;
 mod cluster;
 mod endpoint;
 mod network;
 mod node;
+mod oracle;
 mod pool;
+mod ports;
 mod properties;
 mod requests;
+mod service;
 
 /// A state, and a replica that knows only the changes.
 pub(super) struct Pair {
@@ -78,6 +82,13 @@ impl Pair {
         match self.done(Command::CreateEndpoint(Box::new(spec))) {
             Object::Endpoint(endpoint) => endpoint,
             other => panic!("not an endpoint: {other:?}"),
+        }
+    }
+
+    pub(super) fn service(&mut self, spec: ServiceSpec) -> Arc<Service> {
+        match self.done(Command::CreateService(Box::new(spec))) {
+            Object::Service(service) => service,
+            other => panic!("not a service: {other:?}"),
         }
     }
 

@@ -1,16 +1,15 @@
 //! What holds after any commands in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::oracle::Oracle;
 use super::*;
 use crate::model::{
-    BackendState, EndpointMode, NetworkId, NodeId, PublishMode, PublishedPort, ServiceId,
-    ServiceNetwork, Vni,
+    BackendState, EndpointMode, NetworkId, NodeId, PublishMode, PublishedPort, Vni,
 };
 
 /// A log: commands with request ids, some of which repeat.
@@ -127,12 +126,17 @@ fn assert_no_port_is_published_twice(view: &View) {
     let ports: Vec<&PublishedPort> = (view.services.values()).flat_map(|s| &s.ports).collect();
     for (number, port) in ports.iter().enumerate() {
         assert_ne!(port.published, 0);
-        let clash = ports.iter().skip(number + 1).find(|other| {
-            (other.protocol, other.published) == (port.protocol, port.published)
-                && (other.ip == port.ip || other.ip.is_none() || port.ip.is_none())
-        });
-        assert!(clash.is_none(), "{port:?} and {clash:?}");
+        let other = ports
+            .iter()
+            .skip(number + 1)
+            .find(|other| clash(port, other));
+        assert!(other.is_none(), "{port:?} and {other:?}");
     }
+}
+
+fn clash(a: &PublishedPort, b: &PublishedPort) -> bool {
+    (a.protocol, a.published) == (b.protocol, b.published)
+        && (a.ip == b.ip || a.ip.is_none() || b.ip.is_none())
 }
 
 fn assert_references_hold(view: &View) {
@@ -178,8 +182,14 @@ fn assert_references_hold(view: &View) {
 
 /// Checks an outcome against the view before it, by means that are slow and obvious.
 fn assert_assigned_right(before: &View, command: &Command, outcome: &Outcome) {
-    let Command::CreateNetwork(spec) = command else {
-        return;
+    let spec = match command {
+        Command::CreateNetwork(spec) => spec,
+        Command::CreateService(spec) => return assert_ports_right(before, &spec.ports, outcome),
+        Command::UpdateService { change, .. } => {
+            let ports = change.ports.as_deref().unwrap_or_default();
+            return assert_ports_right(before, ports, outcome);
+        }
+        _ => return,
     };
     match outcome {
         Ok(Applied {
@@ -208,103 +218,43 @@ fn assert_assigned_right(before: &View, command: &Command, outcome: &Outcome) {
     }
 }
 
-/// Which address comes next, by lists of everything.
-#[derive(Default)]
-struct Addresses {
-    unused: Vec<Ipv4Addr>,
-    freed: Vec<Ipv4Addr>,
-}
-
-/// Follows the changes and says what each endpoint without wishes must have got.
-#[derive(Default)]
-struct Oracle {
-    networks: BTreeMap<NetworkId, Addresses>,
-}
-
-impl Oracle {
-    fn check(&mut self, before: &View, command: &Command, changes: &[Change]) {
-        for change in changes {
-            match change {
-                Change::Network(network) => {
-                    let hosts = network.subnets.iter().flat_map(|subnet| {
-                        subnet.cidr.hosts().filter(|host| *host != subnet.gateway)
-                    });
-                    let addresses = Addresses {
-                        unused: hosts.collect(),
-                        freed: Vec::new(),
-                    };
-                    self.networks.insert(network.id, addresses);
-                }
-                Change::NetworkGone(id) => {
-                    self.networks.remove(id);
-                }
-                Change::Endpoint(endpoint) => {
-                    let addresses = self.networks.get_mut(&endpoint.network).unwrap();
-                    if matches!(command, Command::CreateEndpoint(spec) if spec.ipv4.is_none()) {
-                        addresses.assert_next(endpoint.ipv4);
-                    }
-                    addresses.take(endpoint.ipv4);
-                }
-                Change::EndpointGone(id) => {
-                    let endpoint = &before.endpoints[id];
-                    let addresses = self.networks.get_mut(&endpoint.network).unwrap();
-                    addresses.freed.push(endpoint.ipv4);
-                }
-                Change::Node(node) => {
-                    let waits = matches!(command, Command::SetNodeStatus(_));
-                    self.node(before, node.id, node.ingress, waits);
-                }
-                Change::NodeGone(id) => self.node(before, *id, None, true),
-                Change::Service(service) => self.service(before, service.id, &service.networks),
-                Change::ServiceGone(id) => self.service(before, *id, &[]),
-                Change::Cluster(_) => {}
-            }
+/// Each port that was left open was published for the same target before, or is the lowest that
+/// neither another service nor the rest of the request has.
+fn assert_ports_right(before: &View, wanted: &[PublishedPort], outcome: &Outcome) {
+    let Ok(Applied {
+        object: Object::Service(service),
+        ..
+    }) = outcome
+    else {
+        return;
+    };
+    let others: Vec<&PublishedPort> = (before.services.values())
+        .filter(|other| other.id != service.id)
+        .flat_map(|other| &other.ports)
+        .collect();
+    let had = (before.services.get(&service.id)).map_or(&[][..], |service| &service.ports);
+    for (port, _) in service
+        .ports
+        .iter()
+        .zip(wanted)
+        .filter(|(_, wanted)| wanted.published == 0)
+    {
+        let to = |port: &PublishedPort| (port.published, port.target, port.protocol);
+        if had.iter().any(|old| to(old) == to(port)) {
+            continue;
         }
-    }
-
-    /// A node that `waits` may be without an address although one is free.
-    fn node(&mut self, before: &View, id: NodeId, now: Option<Ipv4Addr>, waits: bool) {
-        let was = before.nodes.get(&id).and_then(|node| node.ingress);
-        let addresses = self.networks.get_mut(&network_id(0)).unwrap();
-        match (was, now) {
-            (Some(was), None) => addresses.freed.push(was),
-            (None, Some(now)) => {
-                addresses.assert_next(now);
-                addresses.take(now);
-            }
-            (None, None) => assert!(waits || addresses.next().is_none(), "left without"),
-            (Some(was), Some(now)) => assert_eq!(was, now),
+        assert!(limits::DYNAMIC_PORTS.contains(&port.published));
+        for published in *limits::DYNAMIC_PORTS.start()..port.published {
+            let lower = PublishedPort {
+                published,
+                ..port.clone()
+            };
+            let holders = others.iter().copied().chain(&service.ports);
+            assert!(
+                { holders }.any(|held| clash(held, &lower)),
+                "{published} was free"
+            );
         }
-    }
-
-    fn service(&mut self, before: &View, id: ServiceId, now: &[ServiceNetwork]) {
-        let was = (before.services.get(&id)).map_or(&[][..], |service| &service.networks);
-        for gone in was.iter().filter(|on| !now.contains(on)) {
-            let addresses = self.networks.get_mut(&gone.network).unwrap();
-            addresses.freed.extend(gone.vip);
-        }
-        for new in now.iter().filter(|on| !was.contains(on)) {
-            let addresses = self.networks.get_mut(&new.network).unwrap();
-            if let Some(vip) = new.vip {
-                addresses.assert_next(vip);
-                addresses.take(vip);
-            }
-        }
-    }
-}
-
-impl Addresses {
-    fn next(&self) -> Option<Ipv4Addr> {
-        self.unused.first().or(self.freed.first()).copied()
-    }
-
-    fn assert_next(&self, assigned: Ipv4Addr) {
-        assert_eq!(Some(assigned), self.next());
-    }
-
-    fn take(&mut self, taken: Ipv4Addr) {
-        self.unused.retain(|address| *address != taken);
-        self.freed.retain(|address| *address != taken);
     }
 }
 
