@@ -1,9 +1,9 @@
 //! weft's control plane: cluster vocabulary, replicated state machine, storage, QUIC transport,
 //! identity and watch.
 //!
-//! This crate speaks cluster words (node, network, endpoint) and knows nothing of kernels. The
-//! pure half ([`model`], [`command`], [`state`], [`codec`]) reads no clock, no random numbers and
-//! no sockets: what it needs of them arrives inside a [`command::Proposal`].
+//! This crate speaks cluster words (node, network, endpoint, service) and knows nothing of
+//! kernels. The pure half ([`model`], [`command`], [`state`], [`codec`]) reads no clock, no random
+//! numbers and no sockets: what it needs of them arrives inside a [`command::Proposal`].
 #![forbid(unsafe_code)]
 
 pub mod codec;
