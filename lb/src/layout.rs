@@ -1,25 +1,12 @@
-//! The table's fixed objects, and its maps' elements as bytes.
+//! The table's maps, and their elements as bytes.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use weft_netns::nft::{
-    self, BaseChain, Chain, CompareOp, Expr, Hook, KeyType, MapData, MapElement, MapTarget,
-    MetaKey, PayloadBase, Register, Rule, Verdict,
-};
+use weft_netns::nft::{self, KeyType, MapData, MapElement, MapTarget, Verdict};
 
-use crate::class::{Class, Place, load_service};
+use crate::classes::Numbered;
 use crate::spec::{Address, Backend, Family, Ports, Protocol, ServiceKey};
-
-/// `NF_IP_PRI_NAT_DST`: where destinations are rewritten.
-const PRIORITY_DNAT: i32 = -100;
-/// `RTN_LOCAL`.
-const ROUTE_LOCAL: u32 = 2;
-/// The chain that both hooks run.
-const SERVICES: &str = "services";
-/// Base chains with their hooks.
-const HOOKS: [(&str, Hook); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// A map of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,126 +69,19 @@ impl Map {
     }
 }
 
-/// Chains that are there whatever the services, in the order in which they are made.
-pub(crate) fn chains(table: &str) -> Vec<Chain> {
-    let mut chains = Class::PERMANENT
-        .map(|class| class_chain(table, class))
-        .to_vec();
-    chains.push(Chain {
-        table: table.to_owned(),
-        name: SERVICES.to_owned(),
-        base: None,
-    });
-    chains.extend(HOOKS.map(|(name, hook)| Chain {
-        table: table.to_owned(),
-        name: name.to_owned(),
-        base: Some(BaseChain {
-            kind: "nat".to_owned(),
-            hook,
-            priority: PRIORITY_DNAT,
-            accept: true,
-        }),
-    }));
-    chains
-}
-
-/// Their rules.
-pub(crate) fn rules(table: &str) -> Vec<Rule> {
-    let rule = |chain: &str, exprs| Rule {
-        table: table.to_owned(),
-        chain: chain.to_owned(),
-        exprs,
-    };
-    let mut rules = Class::PERMANENT
-        .map(|class| class_rules(table, class))
-        .concat();
-    for place in Place::ALL {
-        rules.extend(FAMILIES.map(|family| rule(SERVICES, dispatch(family, place))));
-    }
-    let jump = || vec![Expr::Verdict(Verdict::Jump(SERVICES.to_owned()))];
-    rules.extend(HOOKS.map(|(name, _)| rule(name, jump())));
-    rules
-}
-
-pub(crate) fn class_chain(table: &str, class: Class) -> Chain {
-    Chain {
-        table: table.to_owned(),
-        name: class.to_string(),
-        base: None,
-    }
-}
-
-pub(crate) fn class_rules(table: &str, class: Class) -> Vec<Rule> {
-    let rules = class.rules().into_iter().map(|exprs| Rule {
-        table: table.to_owned(),
-        chain: class.to_string(),
-        exprs,
-    });
-    rules.collect()
-}
-
-/// `meta priority set ip daddr . meta l4proto . th dport map @services4`, and then
-/// `meta priority vmap @classes`. A packet of no service passes by. The detour through the priority
-/// is there for `nft list`, which fails over a lookup's result used as the next one's key.
-fn dispatch(family: Family, place: Place) -> Vec<Expr> {
-    let register = Register::slot(0);
-    let equals = |value: Vec<u8>| Expr::Compare {
-        register,
-        op: CompareOp::EQ,
-        value,
-    };
-    let key = MetaKey::NFPROTO;
-    let protocol = match family {
-        // `NFPROTO_IPV4`, `NFPROTO_IPV6`.
-        Family::V4 => 2,
-        Family::V6 => 10,
-    };
-    let mut exprs = vec![Expr::Meta { key, register }, equals(vec![protocol])];
-    if place == Place::Local {
-        exprs.push(Expr::RouteType { register });
-        exprs.push(equals(ROUTE_LOCAL.to_ne_bytes().to_vec()));
-    }
-    exprs.extend(load_service(family, place));
-    let key = MetaKey::PRIORITY;
-    exprs.extend([
-        Expr::MapLookup {
-            map: Map::Services(family).name().to_owned(),
-            register,
-            target: register,
-        },
-        Expr::SetMeta { key, register },
-        Expr::Meta { key, register },
-        Expr::VerdictMap {
-            map: Map::Classes.name().to_owned(),
-            register,
-        },
-    ]);
-    exprs
-}
-
-/// Loads one of the transport header's ports.
-pub(crate) fn port_value(offset: u32, register: Register) -> Expr {
-    Expr::Payload {
-        base: PayloadBase::TRANSPORT,
-        offset,
-        len: 2,
-        register,
-    }
-}
-
 /// The element of a class in its map.
-pub(crate) fn class_element(class: Class) -> MapElement {
+pub(crate) fn class_element(class: Numbered) -> MapElement {
     MapElement {
-        key: class.number().to_ne_bytes().to_vec(),
-        data: MapData::Verdict(Verdict::Goto(class.to_string())),
+        key: class.number.to_ne_bytes().to_vec(),
+        data: MapData::Verdict(Verdict::Goto(class.class.to_string())),
     }
 }
 
-/// The element of a service in its map.
-pub(crate) fn service_element(key: &ServiceKey, class: Class) -> MapElement {
+/// The element of a service in its map, with the number of its class.
+pub(crate) fn service_element(key: &ServiceKey, class: u32) -> MapElement {
     MapElement {
         key: service_key(key),
-        data: MapData::Value(class.number().to_ne_bytes().to_vec()),
+        data: MapData::Value(class.to_ne_bytes().to_vec()),
     }
 }
 
@@ -237,9 +117,19 @@ pub(crate) fn slot_key(key: &ServiceKey, slot: u32) -> Vec<u8> {
     bytes
 }
 
-/// The class of a class's or service's element; none if there is no such.
-pub(crate) fn read_class(bytes: &[u8]) -> Option<Class> {
-    Class::from_number(u32::from_ne_bytes(bytes.try_into().ok()?))
+/// The class of an element.
+pub(crate) fn read_class(element: &MapElement) -> Option<Numbered> {
+    let number = read_number(&element.key)?;
+    let MapData::Verdict(Verdict::Goto(chain)) = &element.data else {
+        return None;
+    };
+    let class = chain.parse().ok()?;
+    Some(Numbered { class, number })
+}
+
+/// The number of a class.
+pub(crate) fn read_number(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 pub(crate) fn read_service_key(family: Family, bytes: &[u8]) -> Option<ServiceKey> {
@@ -366,6 +256,6 @@ mod tests {
         assert_eq!(read_service_key(Family::V6, &good), None);
         assert_eq!(read_service_key(Family::V4, &[0; 12]), None);
         assert_eq!(read_backend(Family::V4, &[10, 0, 0, 1, 0, 80]), None);
-        assert_eq!(read_class(&[1]), None);
+        assert_eq!(read_number(&[1]), None);
     }
 }

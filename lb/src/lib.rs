@@ -6,8 +6,8 @@
 //! Service addresses (VIPs), with all their ports and protocols or with single ones, and ports of
 //! all local addresses of **one** network namespace, over IPv4 and IPv6, by one nftables table that
 //! this crate owns whole. The first packet of a flow chooses a backend, connection tracking keeps
-//! the rest with it, and the source address is left alone. Schedulers: random by weight, source
-//! hash, Maglev. Weight 0 drains.
+//! the rest with it, and the source address is left alone. Schedulers: round robin, also weighted;
+//! random by weight; source hash; Maglev. Weight 0 drains.
 //!
 //! - [`spec`]: what the table should do, in kernel words.
 //! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
@@ -17,7 +17,7 @@
 //! # What is not here
 //!
 //! No other crate uses this one yet: weft has no services so far. Missing are
-//! - round robin and least-connections, affinity with a time-out, idle time-outs, statistics;
+//! - least-connections, affinity with a time-out, idle time-outs, statistics;
 //! - the two steps of the ingress mesh, and with them answers to `localhost`, replies through the
 //!   entry node, and source rewriting: a published port here needs backends whose replies come back
 //!   through this namespace;
@@ -39,8 +39,9 @@
 //!         meta priority set ip daddr . meta l4proto . th dport map @services4 \
 //!             meta priority vmap @classes
 //!     }
-//!     chain random-vip4-3 {
-//!         dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @backends4
+//!     chain random-vip4-3 { meta priority set numgen random mod 3 goto to-vip4 }
+//!     chain to-vip4 {
+//!         dnat ip to ip daddr . meta l4proto . th dport . meta priority map @backends4
 //!     }
 //! }
 //! ```
@@ -56,13 +57,20 @@
 //!
 //! A rule's modulus is a constant. So services with the same number of slots, picked in the same
 //! way, form a *class* with one chain, and there are as many chains as classes, however many
-//! services. A first packet costs three lookups in hash tables. Between the lookups a transaction
-//! may come, so that changes go in stages: first the slots that come, then the class, then the
-//! slots that go; at every moment every slot that a packet can ask for is there. A backend of a
-//! service with equal weights that comes or goes is two or three changes of elements.
+//! services. A count, however, is of a rule, so that each service that takes turns has a class of
+//! its own (`rr-vip4-3-0`, `rr-vip4-3-1`, ..): its turns are exact whatever others do. Some chains
+//! that nobody uses are kept for the next that needs such a one.
 //!
-//! The packet's priority carries the class from one lookup to the next in its first packet, and is
-//! then set to zero: a priority that a program gave its socket holds from the second packet on.
+//! A first packet costs three lookups in hash tables. Between the lookups a transaction may come,
+//! so that changes go in stages: first the slots that come, then the class, then the slots that go;
+//! at every moment every slot that a packet can ask for is there. A backend of a service with equal
+//! weights that comes or goes is two or three changes of elements. The kernel goes through all
+//! chains of the namespace in every transaction, whoever's it is: 10,000 services that take turns
+//! make that 0.1 ms longer.
+//!
+//! The packet's priority carries the class and then the number of the slot from one lookup to the
+//! next in its first packet, and is then set to zero: a priority that a program gave its socket
+//! holds from the second packet on.
 //!
 //! # Weights
 //!
@@ -77,8 +85,11 @@
 //! from nobody, and the next one repairs it. Kernels before 6.9 do not know the second flag; there
 //! the table has no owner, which [`Report::exclusive`] tells. Other tables are never touched.
 
+mod chains;
 mod class;
+mod classes;
 mod error;
+mod exprs;
 pub mod ingress;
 mod kernel;
 mod layout;

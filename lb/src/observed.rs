@@ -1,10 +1,12 @@
 //! What a table says, read back or remembered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use weft_netns::nft::{self, Chain, MapData, MapElement, Rule, Verdict};
+use weft_netns::nft::{self, Chain, MapData, MapElement, Rule};
 
+use crate::chains;
 use crate::class::Class;
+use crate::classes::{Classes, Numbered};
 use crate::layout::{self, Map};
 use crate::spec::{Backend, Family, ServiceKey};
 
@@ -22,8 +24,8 @@ pub(crate) struct Raw {
 pub(crate) struct Observed {
     /// With what it says of each.
     pub(crate) services: BTreeMap<ServiceKey, Entry>,
-    /// Those with a chain, with how many services are in each; without the permanent ones.
-    pub(crate) classes: BTreeMap<Class, usize>,
+    /// Those with a chain.
+    pub(crate) classes: Classes,
 }
 
 /// What the table says of a service.
@@ -38,9 +40,11 @@ pub(crate) struct Entry {
 impl Observed {
     /// Reads a table; none when anything about it is not as this crate makes it.
     pub(crate) fn read(table: &str, raw: &Raw) -> Option<Self> {
+        let classes = raw.elements.get(&Map::Classes)?.iter();
+        let classes: Option<Vec<Numbered>> = classes.map(layout::read_class).collect();
         let mut observed = Self {
             services: BTreeMap::new(),
-            classes: read_classes(raw.elements.get(&Map::Classes)?)?,
+            classes: Classes::read(classes?)?,
         };
         if !has_shape(table, raw, &observed.classes) {
             return None;
@@ -48,11 +52,10 @@ impl Observed {
         for family in [Family::V4, Family::V6] {
             for element in raw.elements.get(&Map::Services(family))? {
                 let key = layout::read_service_key(family, &element.key)?;
-                let class = layout::read_class(value(element)?)?;
+                let number = layout::read_number(value(element)?)?;
+                let class = observed.classes.with_number(number)?;
                 observed.services.entry(key).or_default().class = Some(class);
-                if !class.is_permanent() {
-                    *observed.classes.get_mut(&class)? += 1;
-                }
+                observed.classes.enter(class);
             }
             for element in raw.elements.get(&Map::Backends(family))? {
                 let (key, slot) = layout::read_slot_key(family, &element.key)?;
@@ -72,31 +75,13 @@ fn value(element: &MapElement) -> Option<&[u8]> {
     }
 }
 
-fn read_classes(elements: &[MapElement]) -> Option<BTreeMap<Class, usize>> {
-    let mut classes = BTreeSet::new();
-    for element in elements {
-        let class = layout::read_class(&element.key)?;
-        let MapData::Verdict(Verdict::Goto(chain)) = &element.data else {
-            return None;
-        };
-        if *chain != class.to_string() {
-            return None;
-        }
-        classes.insert(class);
-    }
-    if !Class::PERMANENT.iter().all(|class| classes.remove(class)) {
-        return None;
-    }
-    Some(classes.into_iter().map(|class| (class, 0)).collect())
-}
-
 /// Whether chains, maps and rules are those of these classes and no others.
-fn has_shape(table: &str, raw: &Raw, classes: &BTreeMap<Class, usize>) -> bool {
-    let classes = || classes.keys().copied();
-    let mut chains = layout::chains(table);
-    chains.extend(classes().map(|class| layout::class_chain(table, class)));
-    let mut rules = layout::rules(table);
-    rules.extend(classes().flat_map(|class| layout::class_rules(table, class)));
+fn has_shape(table: &str, raw: &Raw, classes: &Classes) -> bool {
+    let classes = || classes.all().filter(|class| !class.is_permanent());
+    let mut chains = chains::chains(table);
+    chains.extend(classes().map(|class| chains::class_chain(table, class)));
+    let mut rules = chains::rules(table);
+    rules.extend(classes().flat_map(|class| chains::class_rules(table, class)));
     let maps = Map::ALL.map(|map| map.object(table)).to_vec();
     sorted(&raw.chains, |chain| &chain.name) == sorted(&chains, |chain| &chain.name)
         && sorted(&raw.maps, |map| &map.name) == sorted(&maps, |map| &map.name)

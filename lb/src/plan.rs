@@ -5,9 +5,10 @@
 //! the next: first all slots that the new classes use, then the classes, then the slots that only
 //! the old classes used. At every moment every slot that a packet can ask for is there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::class::{Class, Pick};
+use crate::classes::{Draft, Numbered};
 use crate::observed::{Entry, Observed};
 use crate::spec::{Backend, Changes, Scheduler, Service, ServiceKey, Spec};
 use crate::{maglev, slots};
@@ -16,9 +17,9 @@ use crate::{maglev, slots};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     /// Makes a class's chain.
-    AddClass(Class),
+    AddClass(Numbered),
     /// Removes it. No service is in it any more.
-    RemoveClass(Class),
+    RemoveClass(Numbered),
     /// Changes what a slot says; none is no slot.
     SetSlot {
         key: ServiceKey,
@@ -30,7 +31,7 @@ pub(crate) enum Op {
     SetClass {
         key: ServiceKey,
         old: Option<Class>,
-        new: Option<Class>,
+        new: Option<Numbered>,
     },
 }
 
@@ -48,7 +49,7 @@ impl Plan {
         Self::new(wanted, observed)
     }
 
-    /// Changes some services. Takes time in proportion to these and to the number of classes.
+    /// Changes some services. Takes time in proportion to these.
     pub(crate) fn partial(changes: &Changes, observed: &Observed) -> Self {
         let wanted = changes.iter().map(|(key, service)| (key, service.as_ref()));
         Self::new(wanted, observed)
@@ -59,21 +60,22 @@ impl Plan {
         observed: &Observed,
     ) -> Self {
         let mut plan = Self::default();
-        let mut users = observed.classes.clone();
+        let mut draft = Draft::new(&observed.classes);
         let absent = Entry::default();
+        let mut services = observed.services.len();
         for (key, service) in wanted {
-            let entry = observed.services.get(key).unwrap_or(&absent);
-            plan.service(key, service, entry, &mut users);
+            let entry = observed.services.get(key);
+            services += usize::from(service.is_some());
+            services -= usize::from(entry.is_some());
+            plan.service(key, service, entry.unwrap_or(&absent), &mut draft);
         }
         let [first, _, last] = &mut plan.stages;
-        for (class, count) in users {
-            if count > 0 && !observed.classes.contains_key(&class) {
-                first.push(Op::AddClass(class));
-            }
-            if count == 0 && observed.classes.contains_key(&class) {
-                last.push(Op::RemoveClass(class));
-            }
-        }
+        first.extend(draft.added().map(Op::AddClass));
+        let surplus = draft.surplus(services).into_iter();
+        last.extend(surplus.filter_map(|class| {
+            let number = observed.classes.number(class)?;
+            Some(Op::RemoveClass(Numbered { class, number }))
+        }));
         plan
     }
 
@@ -82,13 +84,11 @@ impl Plan {
         key: &ServiceKey,
         service: Option<&Service>,
         entry: &Entry,
-        users: &mut BTreeMap<Class, usize>,
+        draft: &mut Draft<'_>,
     ) {
-        let wanted = service.map(|service| content(key, service, entry));
-        let (class, slots) = match wanted {
-            Some((class, slots)) => (Some(class), slots),
-            None => (None, Vec::new()),
-        };
+        let (class, slots) = service.map(|service| content(key, service, entry)).unzip();
+        let class = draft.move_to(entry.class, class);
+        let slots = slots.unwrap_or_default();
         let [first, middle, last] = &mut self.stages;
         for (slot, new) in (0..).zip(&slots) {
             let old = entry.slots.get(&slot).copied();
@@ -102,7 +102,7 @@ impl Plan {
                 });
             }
         }
-        for (slot, backend) in entry.slots.range(class.map_or(0, Class::slots)..) {
+        for (slot, backend) in entry.slots.range(class.map_or(0, |c| c.class.slots())..) {
             let (key, slot, old, new) = (*key, *slot, Some(*backend), None);
             last.push(Op::SetSlot {
                 key,
@@ -111,14 +111,12 @@ impl Plan {
                 new,
             });
         }
-        if class != entry.class {
+        if class.map(|class| class.class) != entry.class {
             middle.push(Op::SetClass {
                 key: *key,
                 old: entry.class,
                 new: class,
             });
-            count(users, entry.class, |users| users.saturating_sub(1));
-            count(users, class, |users| users + 1);
         }
     }
 
@@ -133,34 +131,38 @@ fn content(key: &ServiceKey, service: &Service, entry: &Entry) -> (Class, Vec<Ba
     let active: Vec<(Backend, u16)> = service.active().collect();
     let (pick, slots) = match service.scheduler {
         Scheduler::Maglev(size) => (Pick::Flow, maglev::table(&active, size)),
-        Scheduler::Random => (Pick::Random, dense(&active, entry)),
-        Scheduler::SourceHash => (Pick::Source, dense(&active, entry)),
+        Scheduler::Random => (Pick::Random, dense(&by_weight(&active), entry)),
+        Scheduler::SourceHash => (Pick::Source, dense(&by_weight(&active), entry)),
+        Scheduler::RoundRobin => {
+            let once: Vec<(Backend, u32)> = active.iter().map(|(b, _)| (*b, 1)).collect();
+            (Pick::RoundRobin, dense(&once, entry))
+        }
+        Scheduler::WeightedRoundRobin => {
+            let wanted = by_weight(&active);
+            let slots = if wanted.iter().all(|(_, count)| *count == 1) {
+                dense(&wanted, entry)
+            } else {
+                slots::interleave(&wanted)
+            };
+            (Pick::RoundRobin, slots)
+        }
     };
     (Class::new(key, pick, slots.len()), slots)
 }
 
-fn dense(active: &[(Backend, u16)], entry: &Entry) -> Vec<Backend> {
+/// How many slots each backend has.
+fn by_weight(active: &[(Backend, u16)]) -> Vec<(Backend, u32)> {
     let weights: Vec<u16> = active.iter().map(|(_, weight)| *weight).collect();
     let counts = slots::multiplicities(&weights);
-    let wanted: Vec<(Backend, u32)> = active
-        .iter()
-        .zip(counts)
-        .map(|((backend, _), count)| (*backend, count))
-        .collect();
-    let in_use = entry.class.map_or(0, Class::slots);
-    let present: Vec<Backend> = entry.slots.range(..in_use).map(|(_, b)| *b).collect();
-    slots::assign(&present, &wanted)
+    let backends = active.iter().map(|(backend, _)| *backend);
+    backends.zip(counts).collect()
 }
 
-fn count(
-    users: &mut BTreeMap<Class, usize>,
-    class: Option<Class>,
-    change: impl FnOnce(usize) -> usize,
-) {
-    if let Some(class) = class.filter(|class| !class.is_permanent()) {
-        let count = users.entry(class).or_default();
-        *count = change(*count);
-    }
+/// The slots, in the order that keeps most of what is there.
+fn dense(wanted: &[(Backend, u32)], entry: &Entry) -> Vec<Backend> {
+    let in_use = entry.class.map_or(0, Class::slots);
+    let present: Vec<Backend> = entry.slots.range(..in_use).map(|(_, b)| *b).collect();
+    slots::assign(&present, wanted)
 }
 
 impl Observed {
@@ -168,11 +170,9 @@ impl Observed {
     pub(crate) fn apply(&mut self, op: &Op) {
         match *op {
             Op::AddClass(class) => {
-                self.classes.entry(class).or_default();
+                self.classes.add(class);
             }
-            Op::RemoveClass(class) => {
-                self.classes.remove(&class);
-            }
+            Op::RemoveClass(class) => self.classes.remove(class.class),
             Op::SetSlot { key, slot, new, .. } => {
                 let slots = &mut self.services.entry(key).or_default().slots;
                 match new {
@@ -182,9 +182,14 @@ impl Observed {
                 self.forget_if_gone(&key);
             }
             Op::SetClass { key, old, new } => {
+                let new = new.map(|class| class.class);
                 self.services.entry(key).or_default().class = new;
-                count(&mut self.classes, old, |users| users.saturating_sub(1));
-                count(&mut self.classes, new, |users| users + 1);
+                if let Some(old) = old {
+                    self.classes.leave(old);
+                }
+                if let Some(new) = new {
+                    self.classes.enter(new);
+                }
                 self.forget_if_gone(&key);
             }
         }

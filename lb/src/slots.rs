@@ -101,6 +101,28 @@ pub(crate) fn assign(present: &[Backend], wanted: &[(Backend, u32)]) -> Vec<Back
         .collect()
 }
 
+/// The slots in an order in which every backend comes at intervals as even as can be: each gains
+/// its count at every step, and the one that has gained most takes the slot and loses what all
+/// gained (smooth weighted round robin, as of nginx).
+pub(crate) fn interleave(wanted: &[(Backend, u32)]) -> Vec<Backend> {
+    let all: i64 = wanted.iter().map(|(_, count)| i64::from(*count)).sum();
+    let mut gained = vec![0; wanted.len()];
+    let mut slots = Vec::new();
+    for _ in 0..all {
+        for (gained, (_, count)) in gained.iter_mut().zip(wanted) {
+            *gained += i64::from(*count);
+        }
+        // The first of the greatest.
+        let turns = gained.iter_mut().zip(wanted).rev();
+        let Some((gained, (backend, _))) = turns.max_by_key(|(gained, _)| **gained) else {
+            break;
+        };
+        *gained -= all;
+        slots.push(*backend);
+    }
+    slots
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -145,7 +167,35 @@ mod tests {
         assert_eq!(assign(&[a, b], &[]), []);
     }
 
+    #[test]
+    fn turns_of_a_heavy_backend_are_spread() {
+        let [a, b, c] = [1, 2, 3].map(|port| backend("10.0.0.1", port));
+        assert_eq!(interleave(&[(a, 5), (b, 1), (c, 1)]), [a, a, b, a, c, a, a]);
+        assert_eq!(interleave(&[(a, 1), (b, 2)]), [b, a, b]);
+        assert_eq!(interleave(&[]), []);
+    }
+
     proptest! {
+        #[test]
+        fn interleaved_slots_are_the_wanted_ones_at_even_intervals(
+            counts in prop::collection::vec(1u32..40, 1..8),
+        ) {
+            let b = |port| backend("10.0.0.1", port);
+            let wanted: Vec<(Backend, u32)> = (1..).map(b).zip(counts).collect();
+            let slots = interleave(&wanted);
+            prop_assert_eq!(slots.len() as u32, wanted.iter().map(|(_, n)| n).sum::<u32>());
+            for (backend, count) in wanted {
+                let mut found = 0;
+                for (index, slot) in (1..).zip(&slots) {
+                    found += i64::from(*slot == backend);
+                    // At no time more off than by less than the number of backends.
+                    let due = i64::from(count) * index / slots.len() as i64;
+                    prop_assert!((found - due).abs() < 8, "{found} of {due}");
+                }
+                prop_assert_eq!(found, i64::from(count));
+            }
+        }
+
         #[test]
         fn shares_are_within_the_tolerance(
             weights in prop::collection::vec(1u16..1000, 1..40),

@@ -83,6 +83,10 @@ pub struct Backend {
 /// tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheduler {
+    /// In turns, whatever the weights.
+    RoundRobin,
+    /// In turns, each as often as its weight says.
+    WeightedRoundRobin,
     /// At random, in proportion to the weights.
     Random,
     /// By a hash of the source address: a client's flows go to one backend, until the number of
@@ -174,7 +178,7 @@ impl Service {
             Scheduler::Maglev(size) => {
                 BACKENDS_MAX.min(usize::from(size.slots()) / MAGLEV_SLOTS_PER_BACKEND)
             }
-            Scheduler::Random | Scheduler::SourceHash => BACKENDS_MAX,
+            _ => BACKENDS_MAX,
         };
         let count = self.backends.len();
         if count > max {

@@ -22,6 +22,14 @@ pub(crate) fn all_ports(vip: &str) -> ServiceKey {
     }
 }
 
+pub(crate) fn local(like: &str, number: u16) -> ServiceKey {
+    let key = key(like, number);
+    ServiceKey {
+        address: Address::Local(key.family()),
+        ..key
+    }
+}
+
 /// With port 0 it has none.
 pub(crate) fn backend(address: &str, number: u16) -> Backend {
     Backend {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use weft_netns::nft::{Batch, MapElement, Table, TableFlags};
 
+use crate::chains;
 use crate::class::Class;
+use crate::classes::Classes;
 use crate::layout::{self, Map};
 use crate::plan::Op;
 
@@ -43,12 +45,12 @@ impl Transaction {
     fn push(&mut self, op: &Op) {
         match *op {
             Op::AddClass(class) => {
-                self.add_chains.push(class);
+                self.add_chains.push(class.class);
                 self.add(Map::Classes, layout::class_element(class));
             }
             Op::RemoveClass(class) => {
                 self.delete(Map::Classes, layout::class_element(class).key);
-                self.delete_chains.push(class);
+                self.delete_chains.push(class.class);
             }
             Op::SetSlot {
                 key,
@@ -70,7 +72,7 @@ impl Transaction {
                     self.delete(map, layout::service_key(&key));
                 }
                 if let Some(class) = new {
-                    self.add(map, layout::service_element(&key, class));
+                    self.add(map, layout::service_element(&key, class.number));
                 }
             }
         }
@@ -98,8 +100,8 @@ impl Transaction {
             Preface::Create { exists } => create(&mut batch, &object, exists),
         }
         for class in &self.add_chains {
-            batch.add_chain(&layout::class_chain(table, *class));
-            for rule in layout::class_rules(table, *class) {
+            batch.add_chain(&chains::class_chain(table, *class));
+            for rule in chains::class_rules(table, *class) {
                 batch.add_rule(&rule);
             }
         }
@@ -122,15 +124,18 @@ fn create(batch: &mut Batch, table: &Table, exists: bool) {
         batch.delete_table(name);
     }
     batch.add_table(table);
-    for chain in layout::chains(name) {
+    for chain in chains::chains(name) {
         batch.add_chain(&chain);
     }
     for map in Map::ALL {
         batch.add_map(&map.object(name));
     }
-    for rule in layout::rules(name) {
+    for rule in chains::rules(name) {
         batch.add_rule(&rule);
     }
-    let permanent = Class::PERMANENT.map(layout::class_element);
+    let permanent: Vec<MapElement> = Classes::default()
+        .numbered()
+        .map(layout::class_element)
+        .collect();
     batch.add_map_elements(name, Map::Classes.name(), &permanent);
 }

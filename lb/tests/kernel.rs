@@ -17,6 +17,8 @@ mod lab;
 mod ns;
 #[path = "kernel/traffic.rs"]
 mod traffic;
+#[path = "kernel/turns.rs"]
+mod turns;
 #[path = "kernel/upkeep.rs"]
 mod upkeep;
 
@@ -25,7 +27,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     ns::isolate();
-    let cases = [traffic::CASES, address::CASES, upkeep::CASES].concat();
+    let cases = [traffic::CASES, address::CASES, turns::CASES, upkeep::CASES].concat();
     let trials = cases.into_iter().map(|(name, case)| {
         Trial::test(name, move || {
             case();

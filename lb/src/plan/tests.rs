@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
-use weft_netns::nft::{MapData, MapElement};
+use weft_netns::nft::{MapData, MapElement, Verdict};
 
 use super::*;
+use crate::chains;
+use crate::classes::Classes;
 use crate::layout::{self, Map};
 use crate::observed::Raw;
 use crate::spec::{Address, Family, MaglevSize, Ports, Protocol};
@@ -21,9 +25,10 @@ impl Kernel {
     fn new() -> Self {
         let mut maps: BTreeMap<_, BTreeMap<_, _>> =
             Map::ALL.map(|map| (map, BTreeMap::new())).into();
-        let permanent = Class::PERMANENT.map(layout::class_element);
+        let permanent = Classes::default();
+        let permanent = permanent.numbered().map(layout::class_element);
         let permanent = permanent.map(|element| (element.key, element.data));
-        maps.insert(Map::Classes, permanent.into());
+        maps.insert(Map::Classes, permanent.collect());
         Self {
             chains: BTreeSet::new(),
             maps,
@@ -49,11 +54,9 @@ impl Kernel {
         }
         for class in &transaction.delete_chains {
             assert!(self.chains.remove(class), "no chain {class}");
-            let key = layout::class_element(*class).key;
-            assert!(
-                !self.maps[&Map::Classes].contains_key(&key),
-                "chain {class} in use"
-            );
+            let goto = MapData::Verdict(Verdict::Goto(class.to_string()));
+            let in_use = self.maps[&Map::Classes].values().any(|data| *data == goto);
+            assert!(!in_use, "chain {class} in use");
         }
     }
 
@@ -67,14 +70,14 @@ impl Kernel {
         });
         let chains = || self.chains.iter().copied();
         let raw = Raw {
-            chains: layout::chains(TABLE)
+            chains: chains::chains(TABLE)
                 .into_iter()
-                .chain(chains().map(|class| layout::class_chain(TABLE, class)))
+                .chain(chains().map(|class| chains::class_chain(TABLE, class)))
                 .collect(),
             maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
-            rules: layout::rules(TABLE)
+            rules: chains::rules(TABLE)
                 .into_iter()
-                .chain(chains().flat_map(|class| layout::class_rules(TABLE, class)))
+                .chain(chains().flat_map(|class| chains::class_rules(TABLE, class)))
                 .collect(),
             elements: elements.collect(),
         };
@@ -165,7 +168,51 @@ fn a_drained_backend_has_no_slot_and_the_last_one_leaves_a_service_that_refuses(
         observed.services[&key("10.0.9.9", 80)].class,
         Some(Class::Empty)
     );
-    assert_eq!(observed.classes, [].into());
+    // As many unused chains are kept as there are services.
+    let unused = observed.classes.all().filter(|class| !class.is_permanent());
+    assert_eq!(unused.count(), 1);
+}
+
+fn class_of(kernel: &Kernel, key: &ServiceKey) -> Class {
+    kernel.read().services[key].class.unwrap()
+}
+
+#[test]
+fn services_that_take_turns_share_no_chain_and_find_theirs_again() {
+    let mut kernel = Kernel::new();
+    let keys = [80, 81, 82].map(|port| key("10.0.9.9", port));
+    let hosts: Vec<_> = (1..=4).map(|port| ("10.0.0.2", port, 1)).collect();
+    let of = |count| service(Scheduler::RoundRobin, &hosts[..count]);
+    let spec: Spec = keys.map(|key| (key, of(3))).into();
+    reconcile(&mut kernel, &spec);
+    let classes = keys.map(|key| class_of(&kernel, &key));
+    assert_eq!(classes.map(Class::instance), [0, 1, 2]);
+    let change = |kernel: &mut Kernel, index: usize, count| {
+        let changes = [(keys[index], Some(of(count)))].into();
+        let plan = Plan::partial(&changes, &kernel.read());
+        kernel.carry_out(&plan);
+        plan.stages.map(|stage| stage.len())
+    };
+    // A slot and a chain, the class.
+    assert_eq!(change(&mut kernel, 1, 4), [2, 1, 0]);
+    assert_eq!(class_of(&kernel, &keys[1]).instance(), 0);
+    // The class, the last slot: the service comes back to the chain that nobody took.
+    assert_eq!(change(&mut kernel, 1, 3), [0, 1, 1]);
+    assert_eq!(class_of(&kernel, &keys[1]), classes[1]);
+    // Another takes the chain that the first left.
+    assert_eq!(change(&mut kernel, 0, 4), [1, 1, 0]);
+    assert_eq!(class_of(&kernel, &keys[0]).instance(), 0);
+}
+
+#[test]
+fn few_chains_are_kept_that_nobody_uses() {
+    let mut kernel = Kernel::new();
+    let backends: Vec<_> = (1..=100).map(|port| ("10.0.0.2", port, 1)).collect();
+    for count in 1..=100 {
+        reconcile(&mut kernel, &of_random(&backends[..count]));
+    }
+    let all = kernel.read().classes.all().count();
+    assert_eq!(all, Class::PERMANENT.len() + 1 + 1);
 }
 
 #[test]
@@ -179,12 +226,13 @@ fn an_empty_spec_leaves_nothing() {
 #[test]
 fn a_table_of_another_shape_is_not_read() {
     let mut raw = Raw {
-        chains: layout::chains(TABLE),
+        chains: chains::chains(TABLE),
         maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
-        rules: layout::rules(TABLE),
+        rules: chains::rules(TABLE),
         elements: Map::ALL.map(|map| (map, Vec::new())).into(),
     };
-    let permanent = Class::PERMANENT.map(layout::class_element).to_vec();
+    let permanent = Classes::default();
+    let permanent = permanent.numbered().map(layout::class_element).collect();
     raw.elements.insert(Map::Classes, permanent);
     assert_eq!(Observed::read(TABLE, &raw), Some(Observed::default()));
     let mut ruleless = raw.clone();
@@ -195,9 +243,9 @@ fn a_table_of_another_shape_is_not_read() {
     let mut mapless = raw.clone();
     mapless.maps.pop();
     let mut chained = raw.clone();
-    chained.chains.push(layout::class_chain(
+    chained.chains.push(chains::class_chain(
         "weft-lb",
-        Class::from_number(8 << 16 | 2).unwrap(),
+        Class::new(&key("10.0.9.9", 80), Pick::Random, 2),
     ));
     let mut odd = raw.clone();
     let element = MapElement {
@@ -235,6 +283,8 @@ fn any_key() -> impl Strategy<Value = ServiceKey> {
 
 fn any_service() -> impl Strategy<Value = (Scheduler, BTreeMap<u8, u16>)> {
     let scheduler = prop_oneof![
+        3 => Just(Scheduler::RoundRobin),
+        3 => Just(Scheduler::WeightedRoundRobin),
         4 => Just(Scheduler::Random),
         3 => Just(Scheduler::SourceHash),
         1 => Just(Scheduler::Maglev(MaglevSize::Small)),
@@ -278,6 +328,12 @@ proptest! {
             reconcile(&mut kernel, spec);
             let observed = kernel.read();
             prop_assert!(observed.services.keys().eq(spec.keys()));
+            let classes = observed.services.values().filter_map(|entry| entry.class);
+            let mut exclusive: Vec<Class> = classes.filter(|c| c.is_exclusive()).collect();
+            let count = exclusive.len();
+            exclusive.sort();
+            exclusive.dedup();
+            prop_assert_eq!(exclusive.len(), count);
             for (key, service) in spec {
                 let found: BTreeSet<_> = observed.services[key].slots.values().copied().collect();
                 let wanted: BTreeSet<_> = service.active().map(|(backend, _)| backend).collect();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
-use weft_lb::spec::{Protocol, Scheduler, Spec};
+use weft_lb::spec::{MaglevSize, Protocol, Scheduler, Spec};
 
 use super::lab::{
     BACKENDS4, BACKENDS6, CLIENT4, CLIENT6, DEADLINE, Lab, VIP4, VIP6, all_ports, ask, backend,
@@ -18,6 +18,7 @@ crate::cases!(
     every_port_of_a_service_address_leads_to_a_backend,
     an_echo_request_to_a_service_address_is_answered_by_a_backend,
     other_protocols_lead_to_a_backend,
+    maglev_takes_packets_without_ports,
     a_datagram_in_fragments_comes_through,
     a_service_for_a_port_comes_before_one_for_all,
     an_address_without_backends_refuses_every_port_at_once,
@@ -171,6 +172,30 @@ fn other_protocols_lead_to_a_backend() {
             }
         }
     }
+}
+
+fn maglev_takes_packets_without_ports() {
+    let lab = Lab::new();
+    let backends = BACKENDS4.map(|b| (b, 1));
+    let maglev = service(Scheduler::Maglev(MaglevSize::Small), 0, backends);
+    let spec = [(all_ports(VIP4), maglev)].into();
+    lab.balancer().reconcile(&spec).unwrap();
+    ping(
+        &raw(&lab.client, libc::IPPROTO_ICMP, CLIENT4, Some(VIP4)),
+        false,
+        1,
+    );
+    let places = lab.backends.iter().zip(BACKENDS4);
+    let servers = places.map(|(ns, address)| {
+        let socket = raw(ns, 253, address, Some(CLIENT4));
+        socket.set_nonblocking(true).unwrap();
+        socket
+    });
+    let servers: Vec<Socket> = servers.collect();
+    // Less than two ports take.
+    let client = raw(&lab.client, 253, CLIENT4, Some(VIP4));
+    client.send(b"w").unwrap();
+    assert_eq!(first_of(&servers, false).1, b"w");
 }
 
 /// The first socket that something comes to, and that.

@@ -80,6 +80,14 @@ pub enum Expr {
         /// Where to.
         register: Register,
     },
+    /// Loads the next number below `modulus`, in host order: 0 the first time, and 0 again after the
+    /// last. The count is the rule's own.
+    Counted {
+        /// One more than the largest.
+        modulus: u32,
+        /// Where to.
+        register: Register,
+    },
     /// Loads a hash (jhash) below `modulus`, in host order.
     Hash {
         /// First register of what is hashed.

@@ -24,6 +24,8 @@ const VERDICT_GOTO: i32 = -4;
 const LOOKUP_INVERTED: u32 = 1;
 /// `NFT_REG_VERDICT`.
 const REGISTER_VERDICT: u32 = 0;
+/// `NFT_NG_INCREMENTAL`.
+const NUMGEN_INCREMENTAL: u32 = 0;
 /// `NFT_NG_RANDOM`.
 const NUMGEN_RANDOM: u32 = 1;
 /// `NFT_HASH_JENKINS`.
@@ -69,7 +71,7 @@ impl Expr {
             Self::MapLookup { .. } | Self::VerdictMap { .. } => "lookup",
             Self::SetMeta { .. } => "meta",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
-            Self::Random { .. } => "numgen",
+            Self::Random { .. } | Self::Counted { .. } => "numgen",
             Self::Hash { .. } => "hash",
             Self::RouteType { .. } => "fib",
             Self::Ct { .. } | Self::SetCt { .. } => "ct",
@@ -145,6 +147,7 @@ impl Expr {
                 data.nested(5, |inner| inner.bytes(DATA_VALUE, xor));
             }
             Self::Random { .. }
+            | Self::Counted { .. }
             | Self::Hash { .. }
             | Self::RouteType { .. }
             | Self::DestinationNat { .. }
@@ -212,6 +215,11 @@ impl Expr {
                 data.u32(1, register.0);
                 data.u32(2, *modulus);
                 data.u32(3, NUMGEN_RANDOM);
+            }
+            Self::Counted { modulus, register } => {
+                data.u32(1, register.0);
+                data.u32(2, *modulus);
+                data.u32(3, NUMGEN_INCREMENTAL);
             }
             Self::Hash {
                 source,
@@ -284,10 +292,12 @@ impl Expr {
                 packets: data.u64(2)?,
             }),
             "immediate" => Self::read_immediate(name, data)?,
-            "numgen" if data.u32(3)? == NUMGEN_RANDOM && data.u32_or_zero(4)? == 0 => {
-                Self::Random {
-                    modulus: data.u32(2)?,
-                    register: Register(data.u32(1)?),
+            "numgen" if data.u32_or_zero(4)? == 0 => {
+                let (modulus, register) = (data.u32(2)?, Register(data.u32(1)?));
+                match data.u32(3)? {
+                    NUMGEN_RANDOM => Self::Random { modulus, register },
+                    NUMGEN_INCREMENTAL => Self::Counted { modulus, register },
+                    _ => Self::Other(name),
                 }
             }
             "hash" if data.u32_or_zero(7)? == HASH_JENKINS && data.u32_or_zero(6)? == 0 => {

@@ -113,6 +113,10 @@ fn every_expression_reads_as_it_was_written() {
             modulus: 3,
             register,
         },
+        Expr::Counted {
+            modulus: 3,
+            register,
+        },
         Expr::Hash {
             source: Register::slot(12),
             len: 8,
