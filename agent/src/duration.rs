@@ -22,6 +22,23 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(refused)
 }
 
+/// Writes a duration as [`parse`] reads it, in the largest unit that needs no fraction; what is
+/// below a millisecond is left out.
+pub fn text(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1000),
+    ];
+    let fits = |(_, size): &&(&str, u128)| millis > 0 && millis.is_multiple_of(*size);
+    match units.iter().find(fits) {
+        Some((unit, size)) => format!("{}{unit}", millis / size),
+        None => format!("{millis}ms"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +55,14 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for wanted in ["0ms", "500ms", "5s", "90s", "2m", "1h", "90d", "1500ms"] {
+            assert_eq!(text(parse(wanted).unwrap()), wanted);
+        }
+        assert_eq!(text(Duration::from_secs(7200)), "2h");
     }
 
     #[test]

@@ -11,4 +11,5 @@ pub mod health;
 pub mod lab;
 pub mod log;
 pub mod name;
+pub mod publish;
 mod translate;

@@ -20,6 +20,11 @@ pub fn check_endpoint(name: &str) -> Result<(), String> {
     check("an endpoint name", name)
 }
 
+/// Whether `name` may name a service.
+pub fn check_service(name: &str) -> Result<(), String> {
+    check("a service name", name)
+}
+
 /// Whether `name` may name a lab.
 pub fn check_lab(name: &str) -> Result<(), String> {
     check("a lab name", name)

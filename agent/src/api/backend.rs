@@ -4,8 +4,9 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 use super::types::{
-    ApiError, Applied, AttachRequest, Endpoint, Event, InitRequest, JoinRequest, Joined,
-    LeaveRequest, Network, NetworkCreateRequest, Node, Role, Status, Token,
+    ApiError, Applied, AttachRequest, Endpoint, EndpointUpdateRequest, Event, InitRequest,
+    JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role, Service,
+    ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token,
 };
 
 /// What a [`Backend`] answers with.
@@ -21,6 +22,8 @@ pub enum WaitFor {
     Revision(u64),
     /// Every ready node's kernel reflects this endpoint.
     Endpoint(String),
+    /// Every ready node's kernel reflects this service and its endpoints.
+    Service(String),
 }
 
 /// The operations of the local API, one method each.
@@ -60,8 +63,28 @@ pub trait Backend: Send + Sync + 'static {
     fn endpoint(&self, endpoint: String) -> Reply<'_, Endpoint>;
     /// Attaches a namespace of this node; answers when this node's kernel has it.
     fn attach(&self, request: AttachRequest) -> Reply<'_, Endpoint>;
+    /// Changes an endpoint on any node.
+    fn endpoint_update(
+        &self,
+        endpoint: String,
+        request: EndpointUpdateRequest,
+    ) -> Reply<'_, Endpoint>;
     /// Removes an endpoint; answers with what it was.
     fn detach(&self, endpoint: String, force: bool) -> Reply<'_, Endpoint>;
+    /// All services, by name.
+    fn services(&self) -> Reply<'_, Vec<Service>>;
+    /// One service.
+    fn service(&self, service: String) -> Reply<'_, Service>;
+    /// Creates a service.
+    fn service_create(&self, request: ServiceCreateRequest) -> Reply<'_, ServiceAnswer>;
+    /// Changes a service.
+    fn service_update(
+        &self,
+        service: String,
+        request: ServiceUpdateRequest,
+    ) -> Reply<'_, ServiceAnswer>;
+    /// Removes a service, not its endpoints; answers with what it was.
+    fn service_remove(&self, service: String) -> Reply<'_, Service>;
     /// Waits until every ready node's kernel reflects something; answers with the log index.
     fn wait(&self, what: WaitFor, timeout: Duration) -> Reply<'_, u64>;
     /// Changes from now on. Ends when the agent does.

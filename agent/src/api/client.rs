@@ -19,8 +19,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::types::{
-    ApiError, Applied, AttachRequest, Endpoint, ErrorCode, Event, InitRequest, JoinRequest, Joined,
-    LeaveRequest, Network, NetworkCreateRequest, Node, Role, Status, Token, WaitRequest,
+    ApiError, Applied, AttachRequest, Endpoint, EndpointUpdateRequest, ErrorCode, Event,
+    InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role,
+    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token, WaitRequest,
 };
 use super::{MAX_WAIT, REQUEST_TIMEOUT};
 use crate::exit::CliError;
@@ -133,10 +134,55 @@ impl Client {
         self.post("/v1/endpoints", request).await
     }
 
+    /// See [`super::Backend::endpoint_update`].
+    pub async fn endpoint_update(
+        &self,
+        endpoint: &str,
+        request: &EndpointUpdateRequest,
+    ) -> Result<Endpoint, CliError> {
+        let path = format!("/v1/endpoints/{}", segment(endpoint));
+        self.patch(&path, request).await
+    }
+
     /// See [`super::Backend::detach`].
     pub async fn detach(&self, endpoint: &str, force: bool) -> Result<Endpoint, CliError> {
         let path = format!("/v1/endpoints/{}?force={force}", segment(endpoint));
         self.delete(&path).await
+    }
+
+    /// See [`super::Backend::services`].
+    pub async fn services(&self) -> Result<Vec<Service>, CliError> {
+        self.get("/v1/services").await
+    }
+
+    /// See [`super::Backend::service`].
+    pub async fn service(&self, service: &str) -> Result<Service, CliError> {
+        self.get(&format!("/v1/services/{}", segment(service)))
+            .await
+    }
+
+    /// See [`super::Backend::service_create`].
+    pub async fn service_create(
+        &self,
+        request: &ServiceCreateRequest,
+    ) -> Result<ServiceAnswer, CliError> {
+        self.post("/v1/services", request).await
+    }
+
+    /// See [`super::Backend::service_update`].
+    pub async fn service_update(
+        &self,
+        service: &str,
+        request: &ServiceUpdateRequest,
+    ) -> Result<ServiceAnswer, CliError> {
+        let path = format!("/v1/services/{}", segment(service));
+        self.patch(&path, request).await
+    }
+
+    /// See [`super::Backend::service_remove`].
+    pub async fn service_remove(&self, service: &str) -> Result<Service, CliError> {
+        self.delete(&format!("/v1/services/{}", segment(service)))
+            .await
     }
 
     /// See [`super::Backend::wait`].
@@ -194,6 +240,14 @@ impl Client {
         body: &B,
     ) -> Result<T, CliError> {
         self.call(Method::POST, path, self.encode(body)?).await
+    }
+
+    async fn patch<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, CliError> {
+        self.call(Method::PATCH, path, self.encode(body)?).await
     }
 
     async fn call<T: DeserializeOwned>(

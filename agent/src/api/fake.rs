@@ -101,8 +101,34 @@ impl Backend for Fake {
     fn attach(&self, request: AttachRequest) -> Reply<'_, Endpoint> {
         self.reply(format!("{request:?}"), an_endpoint())
     }
+    fn endpoint_update(
+        &self,
+        endpoint: String,
+        request: EndpointUpdateRequest,
+    ) -> Reply<'_, Endpoint> {
+        self.reply(format!("{endpoint} {request:?}"), an_endpoint())
+    }
     fn detach(&self, endpoint: String, force: bool) -> Reply<'_, Endpoint> {
         self.reply(format!("detach {endpoint} {force}"), an_endpoint())
+    }
+    fn services(&self) -> Reply<'_, Vec<Service>> {
+        self.reply("services".into(), vec![a_service()])
+    }
+    fn service(&self, service: String) -> Reply<'_, Service> {
+        self.reply(format!("service {service}"), a_service())
+    }
+    fn service_create(&self, request: ServiceCreateRequest) -> Reply<'_, ServiceAnswer> {
+        self.reply(format!("{request:?}"), a_service_answer())
+    }
+    fn service_update(
+        &self,
+        service: String,
+        request: ServiceUpdateRequest,
+    ) -> Reply<'_, ServiceAnswer> {
+        self.reply(format!("{service} {request:?}"), a_service_answer())
+    }
+    fn service_remove(&self, service: String) -> Reply<'_, Service> {
+        self.reply(format!("service_remove {service}"), a_service())
     }
     fn wait(&self, what: WaitFor, timeout: Duration) -> Reply<'_, u64> {
         self.reply(format!("wait {what:?} {timeout:?}"), 42)
@@ -222,7 +248,9 @@ pub(crate) fn an_endpoint() -> Endpoint {
         ipv6: None,
         mac: "02:42:0a:00:01:02".into(),
         ifname: "eth0".into(),
-        service: None,
+        service: Some("front".into()),
+        weight: 1,
+        backend: Some(BackendState::Ready),
         state: EndpointState::Ready,
         error: None,
         aliases: vec!["backend".into()],
@@ -233,6 +261,60 @@ pub(crate) fn an_endpoint() -> Endpoint {
         },
         netns: "/proc/7/ns/net".into(),
         revision: 9,
+    }
+}
+
+pub(crate) fn a_service() -> Service {
+    Service {
+        id: "ffffffffffffffff".into(),
+        name: "front".into(),
+        networks: vec![ServiceNetwork {
+            name: "web".into(),
+            id: "bbbbbbbbbbbbbbbb".into(),
+            vip: Some("10.0.1.3".parse().unwrap()),
+        }],
+        ports: vec![Port {
+            published: 8080,
+            target: 80,
+            protocol: Protocol::Tcp,
+            mode: PublishMode::Ingress,
+            ip: None,
+            source: SourceMode::Preserve,
+            allow_from: vec!["192.0.2.0/24".parse().unwrap()],
+        }],
+        mode: EndpointMode::Vip,
+        scheduler: Scheduler::LeastConn,
+        affinity: Affinity::ClientIp { timeout_s: 600 },
+        drain_timeout_ms: 10_000,
+        idle_timeout_s: None,
+        health: Some(HealthCheck {
+            probe: Probe::Http {
+                port: 80,
+                path: "/healthz".into(),
+            },
+            interval_ms: 1000,
+            timeout_ms: 1000,
+            retries: 3,
+        }),
+        endpoints: vec![ServiceEndpoint {
+            id: "cccccccccccccccc".into(),
+            name: "api".into(),
+            network: "web".into(),
+            node: "h1".into(),
+            ipv4: "10.0.1.2".parse().unwrap(),
+            weight: 1,
+            state: BackendState::Ready,
+            connections: Some(7),
+        }],
+        labels: [].into(),
+        revision: 10,
+    }
+}
+
+fn a_service_answer() -> ServiceAnswer {
+    ServiceAnswer {
+        service: a_service(),
+        warnings: vec!["port 8080 is in use".into()],
     }
 }
 
@@ -313,6 +395,14 @@ pub(crate) fn some_events() -> Vec<Event> {
             id: "bbbbbbbbbbbbbbbb".into(),
             name: Some("web".into()),
             object: None,
+        },
+        Event {
+            revision: 11,
+            object_type: EventType::Service,
+            action: EventAction::Created,
+            id: "ffffffffffffffff".into(),
+            name: Some("front".into()),
+            object: Some(EventObject::Service(Box::new(a_service()))),
         },
     ]
 }

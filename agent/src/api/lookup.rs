@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weft_raft::model::{Endpoint, Network, Node, NodeId, View};
+use weft_raft::model::{Endpoint, Network, Node, NodeId, Service, ServiceId, View};
 
 use super::types::ApiError;
 
@@ -57,6 +57,25 @@ pub fn network<'a>(view: &'a View, wanted: &str) -> Result<&'a Arc<Network>, Api
     .ok_or_else(|| missing("network", wanted, "weft network ls"))
 }
 
+/// The service called `wanted`.
+pub fn service<'a>(view: &'a View, wanted: &str) -> Result<&'a Arc<Service>, ApiError> {
+    let found = view
+        .services
+        .values()
+        .find(|service| service.name == wanted);
+    if let Some(service) = found {
+        return Ok(service);
+    }
+    let rows = view.services.values();
+    by_prefix(
+        rows,
+        wanted,
+        |service| service.id.to_string(),
+        |service| service.name.clone(),
+    )?
+    .ok_or_else(|| missing("service", wanted, "weft service ls"))
+}
+
 /// The endpoint called `wanted`: `NAME.NETWORK`, or a name that one network only has.
 pub fn endpoint<'a>(view: &'a View, wanted: &str) -> Result<&'a Arc<Endpoint>, ApiError> {
     let full_name =
@@ -85,6 +104,13 @@ pub fn endpoint<'a>(view: &'a View, wanted: &str) -> Result<&'a Arc<Endpoint>, A
         [one] => Ok(one),
         several => Err(ambiguous(wanted, several.iter().map(|e| full_name(e)))),
     }
+}
+
+/// The endpoints of a service. Looks at every endpoint.
+pub fn members(view: &View, service: ServiceId) -> impl Iterator<Item = &Arc<Endpoint>> {
+    view.endpoints
+        .values()
+        .filter(move |endpoint| endpoint.service == Some(service))
 }
 
 fn network_of(view: &View, endpoint: &Endpoint) -> String {

@@ -62,6 +62,12 @@ pub fn complain(error: &CliError) {
     }
 }
 
+/// Writes what went well with a reservation.
+pub fn warn(message: &str) {
+    let line = message.replace(['\n', '\r'], " ");
+    let _ = writeln!(io::stderr(), "weft: warning: {line}");
+}
+
 fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     let context = |socket| Context {
         socket: config::client_socket(socket, env_path("WEFT_RUN_DIR")),

@@ -1,4 +1,5 @@
-//! Tables for people: columns parted by spaces, a line per row, 100 columns at most.
+//! Tables for people: columns parted by spaces, a line per row, 100 columns at most. The first
+//! column names the row and is never shortened.
 
 use std::io::{self, Write};
 
@@ -53,7 +54,7 @@ impl Table {
             .collect();
         let room = MAX_WIDTH.saturating_sub(GAP * columns.saturating_sub(1));
         while widths.iter().sum::<usize>() > room {
-            match widths.iter_mut().max() {
+            match widths.iter_mut().skip(1).max() {
                 Some(widest) if *widest > MIN_COLUMN => *widest -= 1,
                 _ => break,
             }

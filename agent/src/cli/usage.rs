@@ -12,7 +12,7 @@ use crate::exit::{EXIT_REFUSED, EXIT_USAGE};
 
 /// What the contract names and later versions bring, by verb. It is not offered, but whoever types
 /// it is told so rather than that it is unknown.
-const LATER_FLAGS: [(&str, &[&str]); 6] = [
+const LATER_FLAGS: [(&str, &[&str]); 5] = [
     ("weft agent", &["--metrics"]),
     ("weft init", &["--autolock", "--force-new-cluster"]),
     (
@@ -26,15 +26,13 @@ const LATER_FLAGS: [(&str, &[&str]); 6] = [
             "--opt",
         ],
     ),
-    ("weft attach", &["--ip6", "--service", "--weight"]),
-    ("weft run", &["--service", "--publish"]),
-    ("weft wait", &["--service"]),
+    ("weft attach", &["--ip6"]),
+    ("weft run", &["--publish"]),
 ];
 const LATER_VERBS: [(&str, &[&str]); 3] = [
     (
         "weft",
         &[
-            "service",
             "doctor",
             "trace",
             "capture",

@@ -1,6 +1,6 @@
 //! `weft run`, the process that the user started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -38,23 +38,57 @@ pub(super) fn run(place: Place<'_>, args: &RunArgs) -> Result<u8, RunError> {
 }
 
 /// The requests still lack the namespace, which does not exist yet.
-fn requests(args: &RunArgs) -> Vec<AttachRequest> {
+fn requests(place: Place<'_>, args: &RunArgs) -> Result<Vec<AttachRequest>, RunError> {
+    let serving = serving(place, args)?;
     let text = |arg: &std::ffi::OsString| arg.to_string_lossy().into_owned();
     let kind = Kind::Run {
         command: args.command.iter().map(text).collect(),
         detached: args.detach,
     };
     let labels: BTreeMap<String, String> = args.label.iter().cloned().collect();
-    let for_network = |(place, network): (usize, &String)| AttachRequest {
+    let for_network = |(index, network): (usize, &String)| AttachRequest {
         name: args.name.clone(),
-        ip: args.ip.filter(|_| place == 0),
-        mac: args.mac.filter(|_| place == 0),
+        ip: args.ip.filter(|_| index == 0),
+        mac: args.mac.filter(|_| index == 0),
         aliases: args.alias.clone(),
+        service: args.service.clone().filter(|_| serving.contains(&index)),
+        weight: args.weight.filter(|_| serving.contains(&index)),
         labels: labels.clone(),
         kind: kind.clone(),
         ..AttachRequest::new(network)
     };
-    args.network.iter().enumerate().map(for_network).collect()
+    Ok(args.network.iter().enumerate().map(for_network).collect())
+}
+
+/// On which of the networks the service is joined, by index. With one the agent judges; of several,
+/// it is those that the service is on.
+fn serving(place: Place<'_>, args: &RunArgs) -> Result<BTreeSet<usize>, RunError> {
+    let Some(wanted) = &args.service else {
+        return Ok(BTreeSet::new());
+    };
+    if args.network.len() == 1 {
+        return Ok(BTreeSet::from([0]));
+    }
+    super::runtime()?.block_on(async {
+        let client = Client::new(place.socket);
+        let service = client.service(wanted).await?;
+        let mut serving = BTreeSet::new();
+        for (index, network) in args.network.iter().enumerate() {
+            let id = client.network(network).await?.id;
+            if service.networks.iter().any(|on| on.id == id) {
+                serving.insert(index);
+            }
+        }
+        if serving.is_empty() {
+            let on: Vec<&str> = service.networks.iter().map(|on| on.name.as_str()).collect();
+            return Err(RunError::Agent(CliError::failed(format!(
+                "service `{}` is on none of these networks; name one that it is on: {}",
+                service.name,
+                on.join(", ")
+            ))));
+        }
+        Ok(serving)
+    })
 }
 
 fn shim_command(place: Place<'_>, args: &RunArgs) -> Result<Command, RunError> {
@@ -65,7 +99,7 @@ fn shim_command(place: Place<'_>, args: &RunArgs) -> Result<Command, RunError> {
     if !args.detach {
         shim.arg(format!("--starter={}", std::process::id()));
     }
-    for request in requests(args) {
+    for request in requests(place, args)? {
         let text = serde_json::to_string(&request)
             .map_err(|error| RunError::system("this cannot be asked", error))?;
         shim.arg(format!("--attach={text}"));

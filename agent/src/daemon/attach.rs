@@ -26,6 +26,9 @@ const ELSEWHERE_TIMEOUT: Duration = Duration::from_millis(250);
 /// How often the leader is asked how far they are; a change is in their kernels within some of it.
 const ELSEWHERE_INTERVAL: Duration = Duration::from_millis(3);
 
+/// An endpoint's share unless told otherwise.
+const WEIGHT: u16 = 1;
+
 /// Attaches; answers when this node's kernel has it, and as a rule those of the network's other
 /// nodes too. A failure leaves nothing behind.
 pub(super) async fn attach(daemon: Daemon, request: AttachRequest) -> Result<Endpoint, ApiError> {
@@ -91,15 +94,19 @@ pub(super) async fn detach(
 }
 
 fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<EndpointSpec, ApiError> {
-    let network = daemon.control.with_view(|view| {
+    let (network, service) = daemon.control.with_view(|view| {
         let network = lookup::network(view, &request.network)?;
-        match network.ingress {
-            true => Err(ApiError::invalid(format!(
+        if network.ingress {
+            return Err(ApiError::invalid(format!(
                 "network {} carries published ports and takes no endpoints; name another network",
                 network.name
-            ))),
-            false => Ok(network.id),
+            )));
         }
+        let service = match &request.service {
+            Some(wanted) => Some(lookup::service(view, wanted)?.id),
+            None => None,
+        };
+        Ok((network.id, service))
     })?;
     // Says which of the two ways to name a namespace was meant, before anything is opened.
     request.netns_path()?;
@@ -131,8 +138,8 @@ fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<Endpoin
             boot_id: identity.boot_id,
         },
         kind: request.kind.into(),
-        service: None,
-        weight: 1,
+        service,
+        weight: request.weight.unwrap_or(WEIGHT),
     })
 }
 

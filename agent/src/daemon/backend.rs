@@ -13,10 +13,11 @@ use weft_raft::model::{self, Id, NetworkId, NodeId, View, Vni};
 
 use super::events::{self, Events};
 use super::reconcile::{GUARD_TABLE, KernelState};
-use super::{attach, convert, member, wait};
+use super::{attach, convert, member, services, wait};
 use crate::api::types::{
-    ApiError, Applied, AttachRequest, Endpoint, EndpointState, ErrorCode, Feature, InitRequest,
-    JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role, Status, Token,
+    ApiError, Applied, AttachRequest, Endpoint, EndpointState, EndpointUpdateRequest, ErrorCode,
+    Feature, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
+    Role, Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token,
 };
 use crate::api::{self, Backend, Reply, WaitFor, lookup};
 use crate::config::Config;
@@ -293,8 +294,42 @@ impl Backend for Daemon {
         Box::pin(detached(attach::attach(self.clone(), request)))
     }
 
+    fn endpoint_update(
+        &self,
+        endpoint: String,
+        request: EndpointUpdateRequest,
+    ) -> Reply<'_, Endpoint> {
+        let work = services::update_endpoint(self.clone(), endpoint, request);
+        Box::pin(detached(work))
+    }
+
     fn detach(&self, endpoint: String, force: bool) -> Reply<'_, Endpoint> {
         Box::pin(detached(attach::detach(self.clone(), endpoint, force)))
+    }
+
+    fn services(&self) -> Reply<'_, Vec<Service>> {
+        Box::pin(async { services::list(self) })
+    }
+
+    fn service(&self, service: String) -> Reply<'_, Service> {
+        Box::pin(async move { services::one(self, &service) })
+    }
+
+    fn service_create(&self, request: ServiceCreateRequest) -> Reply<'_, ServiceAnswer> {
+        Box::pin(detached(services::create(self.clone(), request)))
+    }
+
+    fn service_update(
+        &self,
+        service: String,
+        request: ServiceUpdateRequest,
+    ) -> Reply<'_, ServiceAnswer> {
+        let work = services::update(self.clone(), service, request);
+        Box::pin(detached(work))
+    }
+
+    fn service_remove(&self, service: String) -> Reply<'_, Service> {
+        Box::pin(detached(services::remove(self.clone(), service)))
     }
 
     fn wait(&self, what: WaitFor, timeout: Duration) -> Reply<'_, u64> {

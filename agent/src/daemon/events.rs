@@ -3,8 +3,9 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use weft_raft::model::{Change, NodeId, Revision, View};
 
+use crate::api::lookup;
 use crate::api::types::{
-    Endpoint, EndpointState, Event, EventAction, EventObject, EventType, Network, Node,
+    Endpoint, EndpointState, Event, EventAction, EventObject, EventType, Network, Node, Service,
 };
 use crate::translate::{self, Index};
 
@@ -75,116 +76,93 @@ fn event(
     revision: Revision,
     change: &Change,
 ) -> Event {
-    let made = |known: bool| {
-        if known {
-            EventAction::Changed
-        } else {
-            EventAction::Created
-        }
+    let now = |object_type, known, id: &dyn ToString, name: Option<&String>, object| Event {
+        revision,
+        object_type,
+        action: match known {
+            true => EventAction::Changed,
+            false => EventAction::Created,
+        },
+        id: id.to_string(),
+        name: name.cloned(),
+        object,
     };
-    let (object_type, action, id, name, object) = match change {
-        Change::Cluster(cluster) => {
-            let action = made(before.cluster.is_some());
-            (
-                EventType::Cluster,
-                action,
-                cluster.id.to_string(),
-                None,
-                None,
-            )
+    let gone = |object_type, id: &dyn ToString, name: Option<&String>| Event {
+        revision,
+        object_type,
+        action: EventAction::Removed,
+        id: id.to_string(),
+        name: name.cloned(),
+        object: None,
+    };
+    match change {
+        Change::Cluster(row) => {
+            let known = before.cluster.is_some();
+            now(EventType::Cluster, known, &row.id, None, None)
         }
         Change::Node(row) => {
-            let action = made(before.nodes.contains_key(&row.id));
+            let known = before.nodes.contains_key(&row.id);
             let object = EventObject::Node(Box::new(Node::from_row(row, None, local)));
-            (
+            now(
                 EventType::Node,
-                action,
-                row.id.to_string(),
-                Some(row.name.clone()),
+                known,
+                &row.id,
+                Some(&row.name),
                 Some(object),
             )
         }
         Change::NodeGone(id) => {
-            let name = before.nodes.get(id).map(|row| row.name.clone());
-            (
-                EventType::Node,
-                EventAction::Removed,
-                id.to_string(),
-                name,
-                None,
-            )
+            let name = before.nodes.get(id).map(|row| &row.name);
+            gone(EventType::Node, id, name)
         }
         Change::Network(row) => {
-            let action = made(before.networks.contains_key(&row.id));
+            let known = before.networks.contains_key(&row.id);
             let mtu = translate::network_mtu(before, index, row, local);
             let object = EventObject::Network(Box::new(Network::from_row(row, mtu, before)));
-            (
+            now(
                 EventType::Network,
-                action,
-                row.id.to_string(),
-                Some(row.name.clone()),
+                known,
+                &row.id,
+                Some(&row.name),
                 Some(object),
             )
         }
         Change::NetworkGone(id) => {
-            let name = before.networks.get(id).map(|row| row.name.clone());
-            (
-                EventType::Network,
-                EventAction::Removed,
-                id.to_string(),
-                name,
-                None,
-            )
+            let name = before.networks.get(id).map(|row| &row.name);
+            gone(EventType::Network, id, name)
         }
         Change::Endpoint(row) => {
-            let action = made(before.endpoints.contains_key(&row.id));
+            let known = before.endpoints.contains_key(&row.id);
             let endpoint = Endpoint::from_row(row, before, EndpointState::Pending, None);
             let object = EventObject::Endpoint(Box::new(endpoint));
-            (
+            now(
                 EventType::Endpoint,
-                action,
-                row.id.to_string(),
-                Some(row.name.clone()),
+                known,
+                &row.id,
+                Some(&row.name),
                 Some(object),
             )
         }
         Change::EndpointGone(id) => {
-            let name = before.endpoints.get(id).map(|row| row.name.clone());
-            (
-                EventType::Endpoint,
-                EventAction::Removed,
-                id.to_string(),
-                name,
-                None,
-            )
+            let name = before.endpoints.get(id).map(|row| &row.name);
+            gone(EventType::Endpoint, id, name)
         }
         Change::Service(row) => {
-            let action = made(before.services.contains_key(&row.id));
-            (
+            let known = before.services.contains_key(&row.id);
+            let members = lookup::members(before, row.id);
+            let service = Service::from_row(row, members, before, |_| None);
+            let object = EventObject::Service(Box::new(service));
+            now(
                 EventType::Service,
-                action,
-                row.id.to_string(),
-                Some(row.name.clone()),
-                None,
+                known,
+                &row.id,
+                Some(&row.name),
+                Some(object),
             )
         }
         Change::ServiceGone(id) => {
-            let name = before.services.get(id).map(|row| row.name.clone());
-            (
-                EventType::Service,
-                EventAction::Removed,
-                id.to_string(),
-                name,
-                None,
-            )
+            let name = before.services.get(id).map(|row| &row.name);
+            gone(EventType::Service, id, name)
         }
-    };
-    Event {
-        revision,
-        object_type,
-        action,
-        id,
-        name,
-        object,
     }
 }

@@ -7,10 +7,13 @@ mod convert;
 mod events;
 mod facts;
 mod health;
+mod host_ports;
 mod liveness;
 mod marker;
 mod member;
+mod not_yet;
 mod reconcile;
+mod services;
 mod wait;
 
 use std::fs::{self, DirBuilder};

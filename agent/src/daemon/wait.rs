@@ -1,6 +1,7 @@
 //! How far the kernels of the cluster are.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,19 +27,15 @@ pub(super) async fn wait(
     timeout: Duration,
 ) -> Result<Revision, ApiError> {
     let this = daemon.this()?;
-    let (wanted, endpoint) = match what {
-        WaitFor::Revision(revision) => (revision, None),
-        WaitFor::Endpoint(name) => {
-            let find = |view: &View| lookup::endpoint(view, &name).cloned();
-            let row = daemon.control.with_view(find)?;
-            (row.revision, Some(row).filter(|row| row.node == this))
-        }
-    };
+    let target = daemon.control.with_view(|view| Target::of(view, what))?;
+    let wanted = target.revision;
     // An endpoint that cannot be attached holds no revision up; only its own node knows of it.
     let failure = || {
-        let row = endpoint.as_ref()?;
-        let why = daemon.describe(row, None).error?;
-        Some(format!("endpoint `{}` cannot be attached: {why}", row.name))
+        let mut own = target.endpoints.iter().filter(|row| row.node == this);
+        own.find_map(|row| {
+            let why = daemon.describe(row, None).error?;
+            Some(format!("endpoint `{}` cannot be attached: {why}", row.name))
+        })
     };
     let deadline = Instant::now() + timeout;
     loop {
@@ -61,6 +58,32 @@ pub(super) async fn wait(
             };
         }
         tokio::time::sleep(ASK_INTERVAL).await;
+    }
+}
+
+/// What is to be in the kernels.
+struct Target {
+    revision: Revision,
+    /// With these working.
+    endpoints: Vec<Arc<model::Endpoint>>,
+}
+
+impl Target {
+    fn of(view: &View, what: WaitFor) -> Result<Self, ApiError> {
+        let (own, endpoints) = match what {
+            WaitFor::Revision(revision) => (revision, Vec::new()),
+            WaitFor::Endpoint(name) => (0, vec![lookup::endpoint(view, &name)?.clone()]),
+            WaitFor::Service(name) => {
+                let service = lookup::service(view, &name)?;
+                let members = lookup::members(view, service.id).cloned();
+                (service.revision, members.collect())
+            }
+        };
+        let revisions = endpoints.iter().map(|row| row.revision);
+        Ok(Self {
+            revision: revisions.fold(own, Revision::max),
+            endpoints,
+        })
     }
 }
 

@@ -170,6 +170,8 @@ fn endpoint_for(request: &AttachRequest, book: &Book) -> Endpoint {
         ),
         ifname: format!("eth{here}"),
         service: None,
+        weight: 1,
+        backend: None,
         state: EndpointState::Ready,
         error: None,
         aliases: request.aliases.clone(),

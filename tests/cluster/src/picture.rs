@@ -18,7 +18,7 @@ impl Picture {
     pub fn of(cluster: &Cluster, hosts: usize) -> Result<Self> {
         let (mut lists, mut links) = (Vec::new(), Vec::new());
         for host in 1..=hosts {
-            for verb in ["node ls", "network ls", "endpoint ls"] {
+            for verb in ["node ls", "network ls", "endpoint ls", "service ls"] {
                 lists.push(cluster.json(host, verb)?);
             }
             let place = format!("h{host}");

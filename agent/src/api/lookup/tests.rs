@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use weft_raft::model::{
-    Attachment, Availability, BackendState, Driver, EndpointId, EndpointKind, Id, MacAddr,
-    NetworkId, NodeStatus, Role, Vni,
+    Attachment, Availability, BackendState, Driver, EndpointId, EndpointKind, EndpointMode, Id,
+    MacAddr, NetworkId, NodeStatus, Role, Scheduler, Vni,
 };
 
 use super::*;
@@ -23,6 +23,10 @@ fn view() -> View {
         let endpoint = an_endpoint(byte, name, network);
         view.endpoints.insert(endpoint.id, Arc::new(endpoint));
     }
+    for (byte, name) in [(30, "front"), (31, "back")] {
+        let service = a_service(byte, name);
+        view.services.insert(service.id, Arc::new(service));
+    }
     view
 }
 
@@ -32,6 +36,21 @@ fn a_name_finds_its_object() {
     assert_eq!(node(&view, None, "h2").unwrap().name, "h2");
     assert_eq!(network(&view, "db").unwrap().name, "db");
     assert_eq!(endpoint(&view, "cache").unwrap().name, "cache");
+    assert_eq!(service(&view, "back").unwrap().name, "back");
+}
+
+#[test]
+fn the_members_of_a_service_are_its_endpoints() {
+    let mut view = view();
+    let front = service(&view, "front").unwrap().id;
+    assert_eq!(members(&view, front).count(), 0);
+    for byte in [20, 22] {
+        let mut member = an_endpoint(byte, "m", 10);
+        member.service = Some(front);
+        view.endpoints.insert(member.id, Arc::new(member));
+    }
+    let found: Vec<EndpointId> = members(&view, front).map(|row| row.id).collect();
+    assert_eq!(found, [20, 22].map(|byte| EndpointId::new([byte; Id::LEN])));
 }
 
 #[test]
@@ -46,6 +65,12 @@ fn an_id_or_its_beginning_finds_its_object() {
     );
     let id = EndpointId::new([22; Id::LEN]).to_string();
     assert_eq!(endpoint(&view, &id[..6]).unwrap().name, "cache");
+    let id = ServiceId::new([30; Id::LEN]).to_string();
+    assert_eq!(service(&view, &id[..MIN_PREFIX]).unwrap().name, "front");
+    assert_eq!(
+        service(&view, "nowhere").unwrap_err().code,
+        ErrorCode::NotFound
+    );
 }
 
 #[test]
@@ -134,6 +159,23 @@ fn a_network(byte: u8, name: &str) -> Network {
         multicast: false,
         ingress: false,
         allow_overlap: false,
+        labels: BTreeMap::new(),
+        revision: 1,
+    }
+}
+
+fn a_service(byte: u8, name: &str) -> Service {
+    Service {
+        id: ServiceId::new([byte; Id::LEN]),
+        name: name.to_owned(),
+        networks: Vec::new(),
+        ports: Vec::new(),
+        mode: EndpointMode::Vip,
+        scheduler: Scheduler::RoundRobin,
+        affinity: None,
+        drain_timeout_ms: 0,
+        idle_timeout_s: None,
+        health: None,
         labels: BTreeMap::new(),
         revision: 1,
     }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod routes;
+mod services;
 
 use std::future::Future;
 use std::io;

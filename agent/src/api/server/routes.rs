@@ -15,11 +15,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, Body, Path, Query, Refused};
-use super::{Api, busy};
+use super::{Api, busy, services};
 use crate::api::types::{
-    ApiError, Applied, AttachRequest, DetachQuery, Endpoint, ErrorCode, Event, InitRequest,
-    JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role, Status, Token,
-    WaitRequest,
+    ApiError, Applied, AttachRequest, DetachQuery, Endpoint, EndpointUpdateRequest, ErrorCode,
+    Event, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
+    Role, Status, Token, WaitRequest,
 };
 use crate::api::{DEFAULT_WAIT, MAX_WAIT, WaitFor};
 
@@ -40,6 +40,7 @@ const WAIT_MARGIN: Duration = Duration::from_secs(5);
         (name = "nodes", description = "Hosts of the cluster"),
         (name = "networks", description = "Isolated layer-2 segments"),
         (name = "endpoints", description = "Attachments of containers"),
+        (name = "services", description = "Endpoints that serve the same, and how they are reached"),
         (name = "changes", description = "What happens, and how far it got"),
     )
 )]
@@ -79,7 +80,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(networks, network_create))
         .routes(routes!(network, network_remove))
         .routes(routes!(endpoints, attach))
-        .routes(routes!(endpoint, detach))
+        .routes(routes!(endpoint, endpoint_update, detach))
+        .merge(services::documented())
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(applied))
@@ -263,6 +265,24 @@ async fn attach(
     Ok((StatusCode::CREATED, Json(endpoint)))
 }
 
+/// Change an endpoint
+#[utoipa::path(patch, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
+    params(("endpoint" = String, Path,
+            description = "`NAME.NETWORK`, an unambiguous name, id or beginning of an id")),
+    request_body = EndpointUpdateRequest,
+    responses(
+        (status = 200, body = Endpoint),
+        (status = "default", description = "refused", body = ApiError)
+    )
+)]
+async fn endpoint_update(
+    State(api): State<Api>,
+    Path(endpoint): Path<String>,
+    Body(request): Body<EndpointUpdateRequest>,
+) -> Answer<Endpoint> {
+    Ok(Json(api.backend.endpoint_update(endpoint, request).await?))
+}
+
 /// Remove an endpoint
 #[utoipa::path(delete, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
     params(
@@ -296,10 +316,14 @@ async fn wait(State(api): State<Api>, Body(request): Body<WaitRequest>) -> Answe
     if limit > MAX_WAIT {
         return Err(ApiError::invalid("timeout_ms is above 3600000, an hour").into());
     }
-    let what = match (request.revision, request.endpoint) {
-        (Some(revision), None) => WaitFor::Revision(revision),
-        (None, Some(endpoint)) => WaitFor::Endpoint(endpoint),
-        _ => return Err(ApiError::invalid("give exactly one of revision and endpoint").into()),
+    let what = match (request.revision, request.endpoint, request.service) {
+        (Some(revision), None, None) => WaitFor::Revision(revision),
+        (None, Some(endpoint), None) => WaitFor::Endpoint(endpoint),
+        (None, None, Some(service)) => WaitFor::Service(service),
+        _ => {
+            let message = "give exactly one of revision, endpoint and service";
+            return Err(ApiError::invalid(message).into());
+        }
     };
     match timeout(limit + WAIT_MARGIN, api.backend.wait(what, limit)).await {
         Ok(revision) => Ok(Json(revision?)),

@@ -36,7 +36,21 @@ fn operations() -> Vec<(&'static str, &'static str, Option<Value>)> {
             Some(json!({"network": "web", "pid": 7})),
         ),
         ("GET", "/v1/endpoints/api.web", None),
+        ("PATCH", "/v1/endpoints/api.web", Some(json!({"weight": 2}))),
         ("DELETE", "/v1/endpoints/api.web?force=true", None),
+        ("GET", "/v1/services", None),
+        (
+            "POST",
+            "/v1/services",
+            Some(json!({"name": "front", "networks": ["web"]})),
+        ),
+        ("GET", "/v1/services/front", None),
+        (
+            "PATCH",
+            "/v1/services/front",
+            Some(json!({"scheduler": "rr"})),
+        ),
+        ("DELETE", "/v1/services/front", None),
         ("POST", "/v1/wait", Some(json!({"revision": 1}))),
         ("GET", "/v1/events", None),
         ("GET", "/v1/applied", None),
@@ -104,19 +118,25 @@ async fn the_document_lists_every_operation_and_every_schema() {
         .map(String::as_str)
         .collect();
     for name in [
+        "Affinity",
         "ApiError",
         "Applied",
         "AttachRequest",
         "Availability",
+        "BackendState",
         "Certificate",
         "Endpoint",
+        "EndpointMode",
         "EndpointState",
+        "EndpointUpdateRequest",
         "ErrorCode",
         "Event",
         "EventAction",
         "EventObject",
         "EventType",
         "Feature",
+        "HealthCheck",
+        "HealthUpdate",
         "InitRequest",
         "JoinRequest",
         "Joined",
@@ -128,8 +148,21 @@ async fn the_document_lists_every_operation_and_every_schema() {
         "Node",
         "NodeStatus",
         "Peer",
+        "Port",
+        "PortKey",
+        "Probe",
         "Problem",
+        "Protocol",
+        "PublishMode",
         "Role",
+        "Scheduler",
+        "Service",
+        "ServiceAnswer",
+        "ServiceCreateRequest",
+        "ServiceEndpoint",
+        "ServiceNetwork",
+        "ServiceUpdateRequest",
+        "SourceMode",
         "Status",
         "Subnet",
         "Token",
@@ -261,6 +294,39 @@ async fn a_request_that_is_not_understood_is_refused_in_one_line_and_not_asked()
         ("DELETE", "/v1/endpoints/api?force=perhaps", ""),
         ("POST", "/v1/wait", "{}"),
         ("POST", "/v1/wait", r#"{"revision":1,"endpoint":"api"}"#),
+        (
+            "POST",
+            "/v1/wait",
+            r#"{"service":"front","endpoint":"api"}"#,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"name":"front","ports":[{"published":80}]}"#,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"name":"front","ports":[{"target":65536}]}"#,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"name":"front","ports":[{"target":80,"protocol":"sctp"}]}"#,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"name":"front","scheduler":"best"}"#,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            r#"{"name":"front","health":{"probe":{"type":"icmp"}}}"#,
+        ),
+        ("PATCH", "/v1/services/front", r#"{"endpoint_mode":"vip"}"#),
+        ("PATCH", "/v1/endpoints/api", r#"{"weight":65536}"#),
+        ("PATCH", "/v1/endpoints/api", r#"{"weight":-1}"#),
         ("POST", "/v1/wait", r#"{"revision":1,"timeout_ms":3600001}"#),
     ] {
         let (status, text) = raw(&served, method, path, body).await;
@@ -269,7 +335,7 @@ async fn a_request_that_is_not_understood_is_refused_in_one_line_and_not_asked()
         assert_eq!(error.code, ErrorCode::Invalid);
         assert!(!error.message.contains('\n'), "{error}");
     }
-    assert_eq!(raw(&served, "GET", "/v1/services", "").await.0, 404);
+    assert_eq!(raw(&served, "GET", "/v1/stacks", "").await.0, 404);
     assert_eq!(raw(&served, "GET", "/v1/tokens/king", "").await.0, 404);
     assert_eq!(raw(&served, "PUT", "/v1/status", "").await.0, 405);
     assert_eq!(served.fake.asked(), [""; 0]);
@@ -315,7 +381,7 @@ async fn a_stop_ends_event_streams_and_removes_the_socket() {
     let (_dir, path) = served.stop().await;
     assert!(!path.exists());
     let rest: Vec<_> = events.collect().await;
-    assert_eq!(rest.len(), 1);
+    assert_eq!(rest.len(), some_events().len() - 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_raft::model;
 
+use super::BackendState;
+
 /// One attachment of a container to a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Endpoint {
@@ -32,8 +34,12 @@ pub struct Endpoint {
     pub mac: String,
     /// Name of the container's interface.
     pub ifname: String,
-    /// Service that it belongs to, if any.
+    /// Name of the service that it belongs to, if any.
     pub service: Option<String>,
+    /// Share of the service's new flows beside the others'; 0 takes none.
+    pub weight: u16,
+    /// Whether it takes new flows of its service; `null` without one.
+    pub backend: Option<BackendState>,
     /// How far it is.
     pub state: EndpointState,
     /// Why it is `failed`, in one line.
@@ -100,7 +106,12 @@ impl Endpoint {
             ipv6: None,
             mac: row.mac.to_string(),
             ifname: row.ifname.clone(),
-            service: None,
+            service: row.service.map(|id| {
+                let service = view.services.get(&id);
+                service.map_or_else(|| id.to_string(), |service| service.name.clone())
+            }),
+            weight: row.weight,
+            backend: row.service.map(|_| BackendState::of(row, view)),
             state,
             error,
             aliases: row.aliases.clone(),

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Endpoint, Network, Node};
+use super::{Endpoint, Network, Node, Service};
 
 /// Something in the cluster that changed, as one line of the event stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -61,4 +61,6 @@ pub enum EventObject {
     Network(Box<Network>),
     /// An endpoint.
     Endpoint(Box<Endpoint>),
+    /// A service.
+    Service(Box<Service>),
 }

@@ -8,20 +8,32 @@
 mod endpoint;
 mod error;
 mod event;
+mod health;
 mod network;
 mod node;
+mod port;
 mod request;
+mod service;
+mod service_request;
 mod status;
 pub(crate) mod text;
 
 pub use endpoint::{Endpoint, EndpointState, Kind};
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventAction, EventObject, EventType};
+pub use health::{HealthCheck, HealthUpdate, Probe};
 pub use network::{Network, Subnet};
 pub use node::{Availability, Node, NodeStatus, Role};
+pub use port::{Port, PortKey, Protocol, PublishMode, SourceMode};
 pub use request::{
     AttachRequest, DetachQuery, InitRequest, JoinRequest, LeaveRequest, NetworkCreateRequest,
     WaitRequest,
+};
+pub use service::{
+    Affinity, BackendState, EndpointMode, Scheduler, Service, ServiceEndpoint, ServiceNetwork,
+};
+pub use service_request::{
+    EndpointUpdateRequest, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest,
 };
 pub use status::{Applied, Certificate, Feature, Joined, Managers, Peer, Problem, Status, Token};
 

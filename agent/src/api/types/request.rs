@@ -120,6 +120,12 @@ pub struct AttachRequest {
     /// Further names.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Service to join: name, id or unambiguous beginning of the id.
+    #[serde(default)]
+    pub service: Option<String>,
+    /// Share of the service's new flows beside the others', 0 for none; 1 without it.
+    #[serde(default)]
+    pub weight: Option<u16>,
     /// Operator annotations.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -137,8 +143,8 @@ pub struct DetachQuery {
     pub force: bool,
 }
 
-/// Waits until every ready node's kernel reflects something. Exactly one of `revision` and
-/// `endpoint`.
+/// Waits until every ready node's kernel reflects something. Exactly one of `revision`, `endpoint`
+/// and `service`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WaitRequest {
@@ -146,6 +152,8 @@ pub struct WaitRequest {
     pub revision: Option<u64>,
     /// `NAME.NETWORK`, an unambiguous name, or an id.
     pub endpoint: Option<String>,
+    /// Name, id or unambiguous beginning of the id: it and its endpoints.
+    pub service: Option<String>,
     /// Milliseconds, an hour at most; 30 seconds without it.
     pub timeout_ms: Option<u64>,
 }
@@ -162,6 +170,8 @@ impl AttachRequest {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            service: None,
+            weight: None,
             labels: BTreeMap::new(),
             kind: Kind::Attached,
         }

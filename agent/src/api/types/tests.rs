@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::api::fake::{a_network, a_node, a_status, an_endpoint, some_events};
+use crate::api::fake::{a_network, a_node, a_service, a_status, an_endpoint, some_events};
+use crate::publish;
 
 fn is<T>(value: &T, golden: Value)
 where
@@ -48,11 +49,51 @@ fn an_endpoint_is_written_with_the_documented_names() {
             "id": "cccccccccccccccc", "name": "api", "network": "web",
             "network_id": "bbbbbbbbbbbbbbbb", "node": "h1", "node_id": "aaaaaaaaaaaaaaaa",
             "ipv4": "10.0.1.2", "ipv6": null, "mac": "02:42:0a:00:01:02", "ifname": "eth0",
-            "service": null, "state": "ready", "error": null, "aliases": ["backend"],
+            "service": "front", "weight": 1, "backend": "ready", "state": "ready", "error": null, "aliases": ["backend"],
             "labels": {}, "netns": "/proc/7/ns/net", "revision": 9,
             "kind": {"type": "run", "command": ["sleep", "9"], "detached": true},
         }),
     );
+}
+
+#[test]
+fn a_service_is_written_with_the_documented_names() {
+    is(
+        &a_service(),
+        json!({
+            "id": "ffffffffffffffff", "name": "front",
+            "networks": [{"name": "web", "id": "bbbbbbbbbbbbbbbb", "vip": "10.0.1.3"}],
+            "ports": [{
+                "published": 8080, "target": 80, "protocol": "tcp", "mode": "ingress",
+                "ip": null, "source": "preserve", "allow_from": ["192.0.2.0/24"],
+            }],
+            "mode": "vip", "scheduler": "least-conn",
+            "affinity": {"type": "client-ip", "timeout_s": 600},
+            "drain_timeout_ms": 10_000, "idle_timeout_s": null,
+            "health": {
+                "probe": {"type": "http", "port": 80, "path": "/healthz"},
+                "interval_ms": 1000, "timeout_ms": 1000, "retries": 3,
+            },
+            "endpoints": [{
+                "id": "cccccccccccccccc", "name": "api", "network": "web", "node": "h1",
+                "ipv4": "10.0.1.2", "weight": 1, "state": "ready", "connections": 7,
+            }],
+            "labels": {}, "revision": 10,
+        }),
+    );
+    for (value, text) in [
+        (json!(Scheduler::SourceHash), "source-hash"),
+        (json!(EndpointMode::Dnsrr), "dnsrr"),
+        (json!(SourceMode::ProxyV2), "proxy-v2"),
+        (json!(PublishMode::Host), "host"),
+        (json!(Protocol::Udp), "udp"),
+        (json!(BackendState::Draining), "draining"),
+    ] {
+        assert_eq!(value, text);
+    }
+    assert_eq!(json!(Affinity::None), json!({"type": "none"}));
+    assert_eq!(SourceMode::ProxyV2.to_string(), "proxy-v2");
+    assert_eq!(EndpointMode::Dnsrr.to_string(), "dnsrr");
 }
 
 #[test]
@@ -119,8 +160,58 @@ fn a_request_leaves_open_what_it_does_not_say() {
         request.netns_path().unwrap().to_str(),
         Some("/run/netns/blue")
     );
+    let request: ServiceCreateRequest = serde_json::from_value(json!({
+        "name": "front", "networks": ["web"], "ports": [{"target": 80}],
+        "health": {"probe": {"type": "exec", "command": ["true"]}},
+    }))
+    .unwrap();
+    assert_eq!(request.ports, publish::parse("80").unwrap());
+    assert_eq!(
+        (request.mode, request.scheduler, request.affinity),
+        (EndpointMode::Vip, Scheduler::Rr, Affinity::None)
+    );
+    let health = request.health.unwrap();
+    assert_eq!(
+        (health.interval_ms, health.timeout_ms, health.retries),
+        (1000, 1000, 3)
+    );
     let request: InitRequest = serde_json::from_value(json!({})).unwrap();
     assert_eq!(request, InitRequest::default());
+}
+
+#[test]
+fn a_health_check_keeps_what_an_update_does_not_say() {
+    let current = HealthCheck {
+        probe: Probe::Tcp { port: 80 },
+        interval_ms: 5000,
+        timeout_ms: 400,
+        retries: 7,
+    };
+    let slower = HealthUpdate {
+        interval_ms: Some(9000),
+        ..HealthUpdate::default()
+    };
+    assert_eq!(
+        slower.clone().applied_to(Some(current.clone())),
+        Some(HealthCheck {
+            interval_ms: 9000,
+            ..current.clone()
+        })
+    );
+    assert_eq!(slower.applied_to(None), None);
+    let other = HealthUpdate {
+        probe: Some(Probe::Tcp { port: 81 }),
+        ..HealthUpdate::default()
+    };
+    assert_eq!(
+        other.clone().applied_to(Some(current.clone())),
+        Some(HealthCheck {
+            probe: Probe::Tcp { port: 81 },
+            ..current
+        })
+    );
+    let fresh = other.applied_to(None).unwrap();
+    assert_eq!((fresh.interval_ms, fresh.retries), (1000, 3));
 }
 
 #[test]

@@ -12,7 +12,8 @@ use super::{Format, InspectArgs, ReadArgs, value};
 #[command(after_help = "\
 Examples:
   weft attach web --pid $(docker inspect -f '{{.State.Pid}}' api) --name api
-  weft attach web --netns /run/netns/blue --ip 10.0.1.10")]
+  weft attach web --netns /run/netns/blue --ip 10.0.1.10
+  weft attach web --pid 4242 --service api --weight 2")]
 pub struct AttachArgs {
     /// NAME, ID or beginning of an ID
     #[arg(value_parser = value::wanted)]
@@ -34,6 +35,12 @@ pub struct AttachArgs {
     /// Further name; may be repeated
     #[arg(long, value_name = "NAME", value_parser = value::endpoint_name)]
     pub alias: Vec<String>,
+    /// Service to join
+    #[arg(long, value_name = "SERVICE", value_parser = value::wanted)]
+    pub service: Option<String>,
+    /// Share of the service's new flows, 0-65535; 0 takes none [default: 1]
+    #[arg(long, value_name = "N", requires = "service", value_parser = value::weight)]
+    pub weight: Option<u16>,
     /// Annotation; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label: Vec<(String, String)>,
@@ -92,6 +99,19 @@ pub enum EndpointCommand {
         #[command(flatten)]
         read: InspectArgs,
     },
+    /// Change an endpoint on any host; prints its ID
+    Update(EndpointUpdateArgs),
+}
+
+/// `weft endpoint update`.
+#[derive(Debug, Args)]
+pub struct EndpointUpdateArgs {
+    /// ID, beginning of an ID, NAME.NETWORK, or a NAME that one network only has
+    #[arg(value_parser = value::wanted)]
+    pub endpoint: String,
+    /// Share of its service's new flows, 0-65535; 0 takes none
+    #[arg(long, value_name = "N", required = true, value_parser = value::weight)]
+    pub weight: Option<u16>,
 }
 
 /// `weft run`.
@@ -100,6 +120,7 @@ pub enum EndpointCommand {
 Examples:
   weft run --network web --name api -- ./server --port 80
   weft run --network web --detach -- sleep infinity
+  weft run --network web --service api -- ./server
 
 In the foreground, signals and the exit status are the command's. 'weft endpoint ls' lists it,
 'weft detach' ends one that was detached.")]
@@ -119,6 +140,12 @@ pub struct RunArgs {
     /// Further name; may be repeated
     #[arg(long, value_name = "NAME", value_parser = value::endpoint_name)]
     pub alias: Vec<String>,
+    /// Service to join on those of the networks that it is on
+    #[arg(long, value_name = "SERVICE", value_parser = value::wanted)]
+    pub service: Option<String>,
+    /// Share of the service's new flows, 0-65535; 0 takes none [default: 1]
+    #[arg(long, value_name = "N", requires = "service", value_parser = value::weight)]
+    pub weight: Option<u16>,
     /// Annotation; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label: Vec<(String, String)>,

@@ -3,8 +3,10 @@
 
 mod cluster;
 mod container;
+mod health;
 mod lab;
 mod network;
+mod service;
 pub(crate) mod value;
 
 use std::ffi::OsString;
@@ -13,9 +15,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use cluster::{AgentArgs, InitArgs, JoinArgs, LeaveArgs, NodeCommand, TokenArgs};
-pub use container::{AttachArgs, DetachArgs, EndpointCommand, ExecArgs, RunArgs};
+pub use container::{
+    AttachArgs, DetachArgs, EndpointCommand, EndpointUpdateArgs, ExecArgs, RunArgs,
+};
+pub use health::{HealthTimingArgs, ProbeOrNone};
 pub use lab::{LabCommand, LabDemoArgs, LabExecArgs, LabName, LabStatusArgs, LabUpArgs};
 pub use network::{NetworkCommand, NetworkCreateArgs};
+pub use service::{Publish, ServiceCommand, ServiceCreateArgs, ServiceUpdateArgs, Unpublish};
 
 /// Networks, addresses and tunnels for containers on many hosts, without an external store.
 #[derive(Debug, Parser)]
@@ -81,6 +87,9 @@ pub enum Verb {
     /// Endpoints of the cluster
     #[command(subcommand)]
     Endpoint(EndpointCommand),
+    /// Names, addresses and published ports for endpoints that serve the same
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Run a command in a fresh network namespace, attached
     Run(RunArgs),
     /// Run a program of this host inside an endpoint's namespace
@@ -153,6 +162,7 @@ pub struct InspectArgs {
 #[command(after_help = "\
 Examples:
   weft wait --endpoint api.web --timeout 5s
+  weft wait --service web
   weft wait --revision 4711")]
 pub struct WaitArgs {
     #[command(flatten)]
@@ -171,6 +181,9 @@ struct WaitTarget {
     /// Until every ready node reflects it (ID, NAME or NAME.NETWORK)
     #[arg(long, value_name = "ENDPOINT", value_parser = value::wanted)]
     endpoint: Option<String>,
+    /// Until every ready node reflects it and its endpoints (NAME or ID)
+    #[arg(long, value_name = "SERVICE", value_parser = value::wanted)]
+    service: Option<String>,
 }
 
 impl WaitArgs {
@@ -182,6 +195,11 @@ impl WaitArgs {
     /// `--endpoint`.
     pub fn endpoint(&self) -> Option<&str> {
         self.what.endpoint.as_deref()
+    }
+
+    /// `--service`.
+    pub fn service(&self) -> Option<&str> {
+        self.what.service.as_deref()
     }
 }
 

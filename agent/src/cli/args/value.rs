@@ -1,17 +1,23 @@
 //! Values that can be judged without asking the agent. Each error says what is accepted.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use weft_raft::model::MacAddr;
+use weft_raft::state::limits;
 
+use super::service::{Publish, Unpublish};
 use crate::api::MAX_WAIT;
-use crate::{duration, name};
+use crate::api::types::Affinity;
+use crate::{duration, name, publish};
 
 /// Drivers that later versions have.
 const LATER_DRIVERS: [&str; 5] = ["bridge", "macvlan", "ipvlan", "vlan", "host-gw"];
 const MIN_CERT_EXPIRY: Duration = Duration::from_secs(3600);
+/// How long a client is remembered unless told otherwise; what Kubernetes' users know.
+const AFFINITY_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
 
 pub(super) fn node_name(text: &str) -> Result<String, String> {
     name::check_node(text).map(|()| text.to_owned())
@@ -23,6 +29,10 @@ pub(super) fn network_name(text: &str) -> Result<String, String> {
 
 pub(super) fn endpoint_name(text: &str) -> Result<String, String> {
     name::check_endpoint(text).map(|()| text.to_owned())
+}
+
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    name::check_service(text).map(|()| text.to_owned())
 }
 
 pub(super) fn lab_name(text: &str) -> Result<String, String> {
@@ -118,6 +128,73 @@ pub(super) fn wait(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn publish(text: &str) -> Result<Publish, String> {
+    publish::parse(text).map(Publish)
+}
+
+pub(super) fn unpublish(text: &str) -> Result<Unpublish, String> {
+    publish::parse_key(text).map(Unpublish)
+}
+
+pub(super) fn weight(text: &str) -> Result<u16, String> {
+    number(text, 0, u16::MAX)
+}
+
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    number(text, 1, u16::MAX)
+}
+
+pub(super) fn affinity(text: &str) -> Result<Affinity, String> {
+    let timeout = match (text, text.split_once('=')) {
+        ("none", _) => return Ok(Affinity::None),
+        ("client-ip", _) => AFFINITY_TIMEOUT,
+        (_, Some(("client-ip", timeout))) => seconds(timeout, &limits::AFFINITY_TIMEOUTS_S)?,
+        _ => return Err("not an affinity; write none, client-ip or client-ip=10m".to_owned()),
+    };
+    // The range is of 32 bits.
+    let timeout_s = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+    Ok(Affinity::ClientIp { timeout_s })
+}
+
+pub(super) fn drain_timeout(text: &str) -> Result<Duration, String> {
+    millis(text, &limits::DRAIN_TIMEOUTS_MS)
+}
+
+pub(super) fn idle_timeout(text: &str) -> Result<Duration, String> {
+    seconds(text, &limits::IDLE_TIMEOUTS_S)
+}
+
+pub(super) fn idle_timeout_or_none(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Ok(Duration::ZERO),
+        _ => idle_timeout(text),
+    }
+}
+
+pub(super) fn millis(text: &str, range: &RangeInclusive<u32>) -> Result<Duration, String> {
+    let bound = |millis: u32| Duration::from_millis(millis.into());
+    between(text, bound(*range.start()), bound(*range.end()))
+}
+
+fn seconds(text: &str, range: &RangeInclusive<u32>) -> Result<Duration, String> {
+    let bound = |seconds: u32| Duration::from_secs(seconds.into());
+    let duration = between(text, bound(*range.start()), bound(*range.end()))?;
+    match duration.subsec_millis() {
+        0 => Ok(duration),
+        _ => Err("not a whole number of seconds".to_owned()),
+    }
+}
+
+fn between(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let duration = duration::parse(text)?;
+    if (least..=most).contains(&duration) {
+        Ok(duration)
+    } else {
+        let (least, most) = (duration::text(least), duration::text(most));
+        Err(format!("out of range; {least} to {most} are accepted"))
+    }
+}
+
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -175,7 +252,7 @@ pub(super) fn remote(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn number<T>(text: &str, min: T, max: T) -> Result<T, String>
+pub(super) fn number<T>(text: &str, min: T, max: T) -> Result<T, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {

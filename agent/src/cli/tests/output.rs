@@ -1,10 +1,11 @@
 use clap::Parser;
 
-use crate::api::fake::{Served, a_network, a_node, an_endpoint};
-use crate::api::types::{ApiError, Endpoint, ErrorCode, Network, Node};
+use crate::api::fake::{Served, a_network, a_node, a_service, an_endpoint};
+use crate::api::types::*;
 use crate::cli::args::Cli;
 use crate::cli::verbs;
 use crate::exit::CliError;
+use crate::publish;
 
 async fn output(served: &Served, line: &str) -> Result<String, CliError> {
     let cli = Cli::try_parse_from(std::iter::once("weft").chain(line.split(' '))).unwrap();
@@ -29,8 +30,20 @@ async fn reads_print_a_table_unless_told_otherwise() {
         ),
         (
             "endpoint ls",
-            "ENDPOINT ID       NAME  NETWORK  NODE  ADDRESS   IFNAME  STATE\n\
-             cccccccccccccccc  api   web      h1    10.0.1.2  eth0    ready\n",
+            "ENDPOINT ID       NAME  NETWORK  SERVICE  NODE  ADDRESS   IFNAME  STATE\n\
+             cccccccccccccccc  api   web      front    h1    10.0.1.2  eth0    ready\n",
+        ),
+        (
+            "service ls",
+            "SERVICE ID        NAME   MODE  SCHEDULER   READY  NETWORKS      PORTS\n\
+             ffffffffffffffff  front  vip   least-conn  1/1    web:10.0.1.3  8080->80/tcp\n",
+        ),
+        (
+            "service inspect front --format table",
+            "SERVICE ID        NAME   MODE  SCHEDULER   READY  NETWORKS      PORTS\n\
+             ffffffffffffffff  front  vip   least-conn  1/1    web:10.0.1.3  8080->80/tcp\n\n\
+             ENDPOINT ID       NAME  NETWORK  NODE  ADDRESS   WEIGHT  STATE  FLOWS\n\
+             cccccccccccccccc  api   web      h1    10.0.1.2  1       ready  7\n",
         ),
     ] {
         assert_eq!(output(&served, line).await.unwrap(), table);
@@ -55,6 +68,13 @@ async fn ls_prints_an_array_and_inspect_one_object() {
         serde_json::from_str::<Vec<Endpoint>>(&text).unwrap(),
         [an_endpoint()]
     );
+    let text = output(&served, "service ls --format json").await.unwrap();
+    assert_eq!(
+        serde_json::from_str::<Vec<Service>>(&text).unwrap(),
+        [a_service()]
+    );
+    let text = output(&served, "service inspect front").await.unwrap();
+    assert_eq!(serde_json::from_str::<Service>(&text).unwrap(), a_service());
     let text = output(&served, "network inspect web").await.unwrap();
     assert_eq!(serde_json::from_str::<Network>(&text).unwrap(), a_network());
 }
@@ -67,6 +87,11 @@ async fn quiet_reads_print_ids() {
         ("node inspect self -q", "aaaaaaaaaaaaaaaa\n"),
         ("network ls -q --format json", "bbbbbbbbbbbbbbbb\n"),
         ("endpoint ls -q", "cccccccccccccccc\n"),
+        ("service ls -q", "ffffffffffffffff\n"),
+        (
+            "service inspect front -q --format table",
+            "ffffffffffffffff\n",
+        ),
         ("status -q", "aaaaaaaaaaaaaaaa\n"),
     ] {
         assert_eq!(output(&served, line).await.unwrap(), id, "{line}");
@@ -82,6 +107,11 @@ async fn what_was_made_or_removed_is_printed() {
         ("attach web --pid 7", "cccccccccccccccc api 10.0.1.2\n"),
         ("attach web --pid 7 -q", "cccccccccccccccc\n"),
         ("detach api.web", "cccccccccccccccc\n"),
+        ("endpoint update api --weight 2", "cccccccccccccccc\n"),
+        ("service create front --network web", "ffffffffffffffff\n"),
+        ("service update front --scheduler rr", "front\n"),
+        ("service rm front back", "front\nfront\n"),
+        ("wait --service front", ""),
         ("wait --revision 7", ""),
         ("token worker -q", "WFTKN-1-abc-def\n"),
     ] {
@@ -123,6 +153,81 @@ async fn a_gateway_outside_the_subnets_is_a_usage_error_and_is_not_asked() {
 }
 
 #[tokio::test]
+async fn a_service_flag_without_what_it_is_about_is_a_usage_error_and_is_not_asked() {
+    let served = Served::start();
+    for (line, said) in [
+        ("service update front", "nothing to change"),
+        (
+            "service create front --network web --health-retries 2",
+            "give --health too",
+        ),
+        (
+            "service update front --health none --health-retries 2",
+            "leave out the other --health flags",
+        ),
+    ] {
+        let error = output(&served, line).await.unwrap_err();
+        assert_eq!(error.status(), 2, "{line}: {error}");
+        assert!(error.to_string().contains(said), "{line}: {error}");
+    }
+    assert_eq!(served.fake.asked(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_service_is_asked_for_as_it_was_typed() {
+    let served = Served::start();
+    let line = "service create front --network web --network db --publish 8080:80 \
+                --health http:80/healthz --health-retries 5 --drain-timeout 1500ms --label a=b";
+    output(&served, line).await.unwrap();
+    let line = "service update front --publish-add 81 --publish-rm 8080 --health-interval 2s \
+                --affinity client-ip=1m --label-rm a";
+    output(&served, line).await.unwrap();
+    output(
+        &served,
+        "service update front --health none --idle-timeout 0s",
+    )
+    .await
+    .unwrap();
+    let port = |spec| publish::parse(spec).unwrap();
+    let created = ServiceCreateRequest {
+        name: "front".into(),
+        networks: vec!["web".into(), "db".into()],
+        ports: port("8080:80"),
+        drain_timeout_ms: Some(1500),
+        health: Some(HealthCheck {
+            retries: 5,
+            ..a_service().health.unwrap()
+        }),
+        labels: [("a".to_owned(), "b".to_owned())].into(),
+        ..ServiceCreateRequest::default()
+    };
+    let updated = ServiceUpdateRequest {
+        ports_add: port("81"),
+        ports_rm: publish::parse_key("8080").unwrap(),
+        affinity: Some(Affinity::ClientIp { timeout_s: 60 }),
+        health: Some(HealthUpdate {
+            interval_ms: Some(2000),
+            ..HealthUpdate::default()
+        }),
+        labels_rm: vec!["a".into()],
+        ..ServiceUpdateRequest::default()
+    };
+    let no_health = ServiceUpdateRequest {
+        idle_timeout_s: Some(0),
+        health_rm: true,
+        ..ServiceUpdateRequest::default()
+    };
+    assert_eq!(
+        served.fake.asked(),
+        [
+            format!("{created:?}"),
+            format!("front {updated:?}"),
+            format!("front {no_health:?}"),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn status_says_what_is_wrong_and_what_to_do() {
     let served = Served::start();
     let text = output(&served, "status").await.unwrap();
@@ -150,8 +255,9 @@ async fn events_are_a_line_each() {
         (
             "events",
             vec![
-                "9 endpoint api.web created: ready at 10.0.1.2 on h1",
+                "9 endpoint api.web created: ready at 10.0.1.2 on h1, ready for service front",
                 "10 network web removed",
+                "11 service front created: vip least-conn, 1 of 1 endpoints ready",
             ],
         ),
         ("events --format json", vec![]),

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
-use crate::api::types::{Availability, Role};
+use crate::api::types::{Affinity, Availability, EndpointMode, Role, Scheduler};
 use crate::cli::args::*;
 use crate::cli::usage;
 
@@ -63,6 +63,28 @@ fn every_verb_of_the_contract_is_understood() {
         "detach api.web --force",
         "endpoint ls --format table",
         "endpoint inspect api.web",
+        "endpoint update api.web --weight 0",
+        "attach web --pid 7 --service front --weight 65535",
+        "run --network web --service front --weight 2 -- sleep 9",
+        "service create front --network web",
+        "service create front --network web --network db --publish 8080:80 --publish 53:53/udp",
+        "service create front --network web -p 8080-8081:80-81 --endpoint-mode dnsrr",
+        "service create front --network web --publish target=80,mode=host,allow-from=10.0.0.0/8",
+        "service create front --network web --scheduler least-conn --affinity client-ip=10m",
+        "service create front --network web --drain-timeout 0s --idle-timeout 1h --label a=b",
+        "service create front --network web --health http:80/healthz --health-interval 500ms",
+        "service create front --network web --health tcp:80 --health-timeout 2s --health-retries 9",
+        "service ls",
+        "service list --format json",
+        "service ls -q",
+        "service inspect front",
+        "service inspect front --format table",
+        "service update front --publish-add 8081:80 --publish-rm 8080 --publish-rm 53/udp",
+        "service update front --scheduler maglev --affinity none --drain-timeout 1m",
+        "service update front --health none --idle-timeout 0s",
+        "service update front --network-add db --network-rm web --label-add a=b --label-rm c",
+        "service rm front back",
+        "wait --service front",
         "run --network web -- sleep 9",
         "run --network web --network db --name api --detach -- sh -c true --network x",
         "exec api -- ping -c 1 10.0.1.2",
@@ -112,6 +134,26 @@ fn values_arrive_as_they_were_meant() {
     assert!(run.detach);
     assert_eq!(run.network, ["web"]);
     assert_eq!(run.command, ["sh", "--detach", "--network", "x"]);
+
+    let line = "service create front --network web -p 80-81 -p 53:53/udp --affinity client-ip";
+    let Verb::Service(ServiceCommand::Create(create)) = verb(line) else {
+        panic!("not service create");
+    };
+    let ports: Vec<_> = create
+        .publish
+        .iter()
+        .flat_map(|spec| &spec.0)
+        .map(|port| (port.published, port.target))
+        .collect();
+    assert_eq!(ports, [(0, 80), (0, 81), (53, 53)]);
+    assert_eq!(
+        create.affinity,
+        Some(Affinity::ClientIp { timeout_s: 10_800 })
+    );
+    assert_eq!(
+        (create.endpoint_mode, create.scheduler),
+        (EndpointMode::Vip, Scheduler::Rr)
+    );
 
     let Verb::Wait(wait) = verb("wait --endpoint api.web --timeout 2m") else {
         panic!("not wait");
@@ -197,7 +239,74 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line_that_says_where_hel
             "the command to run goes after '--'",
         ),
         ("exec api ls", "the command to run goes after '--'"),
-        ("wait", "--revision <R>|--endpoint <ENDPOINT>"),
+        (
+            "wait",
+            "--revision <R>|--endpoint <ENDPOINT>|--service <SERVICE>",
+        ),
+        ("wait --service a --endpoint a", "cannot be used with"),
+        ("service create front", "--network <NETWORK>"),
+        (
+            "service create Front --network web",
+            "is not a service name",
+        ),
+        (
+            "service create front --network web --publish 8080:80/sctp",
+            "protocol `sctp` is not known; use tcp or udp",
+        ),
+        (
+            "service create front --network web --publish 8080-8082:80-81",
+            "published ports: 3, target ports: 2; give as many of both",
+        ),
+        (
+            "service create front --network web --scheduler best",
+            "possible values: rr, wrr, random, source-hash, maglev, least-conn",
+        ),
+        (
+            "service create front --network web --endpoint-mode dns",
+            "possible values: vip, dnsrr",
+        ),
+        (
+            "service create front --network web --affinity cookie",
+            "write none, client-ip or client-ip=10m",
+        ),
+        (
+            "service create front --network web --affinity client-ip=8d",
+            "out of range; 1s to 7d are accepted",
+        ),
+        (
+            "service create front --network web --affinity client-ip=1500ms",
+            "not a whole number of seconds",
+        ),
+        (
+            "service create front --network web --drain-timeout 2h",
+            "out of range; 0ms to 1h are accepted",
+        ),
+        (
+            "service create front --network web --idle-timeout 0s",
+            "out of range; 1s to 30d are accepted",
+        ),
+        (
+            "service create front --network web --health ping",
+            "write tcp:PORT, http:PORT/PATH or",
+        ),
+        (
+            "service create front --network web --health tcp:80 --health-interval 1ms",
+            "out of range; 100ms to 1h are accepted",
+        ),
+        (
+            "service create front --network web --health tcp:80 --health-retries 0",
+            "not a number from 1 to 1000",
+        ),
+        (
+            "service update front --publish-rm 8080:80",
+            "name the published port only, such as 8080 or 53/udp",
+        ),
+        ("endpoint update api", "--weight <N>"),
+        (
+            "endpoint update api --weight 65536",
+            "not a number from 0 to 65535",
+        ),
+        ("attach web --pid 7 --weight 2", "--service <SERVICE>"),
         ("wait --revision 1 --endpoint a", "cannot be used with"),
         (
             "wait --revision 1 --timeout 5",
@@ -229,7 +338,6 @@ fn a_malformed_token_is_not_repeated() {
 #[test]
 fn what_later_versions_bring_is_named_as_such() {
     for (line, what) in [
-        ("service ls", "'weft service'"),
         ("doctor", "'weft doctor'"),
         ("node promote h1", "'weft node promote'"),
         ("network prune", "'weft network prune'"),
@@ -239,7 +347,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("attach web --pid 7 --ip6 fd00::1", "'--ip6'"),
         ("init --autolock", "'--autolock'"),
         ("agent --metrics :9", "'--metrics'"),
-        ("wait --service s", "'--service'"),
     ] {
         let refusal = refusal(line);
         let said = format!("this version of weft does not have {what} yet; ");
@@ -260,25 +367,28 @@ fn what_later_versions_bring_is_not_offered() {
         "network create --help",
         "attach --help",
         "run --help",
+        "service create --help",
+        "service update --help",
     ] {
         let help = parse(line).unwrap_err().to_string();
         for later in [
             "--encrypted",
-            "--publish",
             "--autolock",
+            "--idle-timeout",
+            "proxy-v2",
             "--force-new-cluster",
             "macvlan",
             "--ipv6",
             "--route",
             "--ip-range",
             "--aux-address",
-            "--service",
-            "  service",
             "doctor",
         ] {
             assert!(!help.contains(later), "{line} offers {later}");
         }
     }
+    let help = parse("run --help").unwrap_err().to_string();
+    assert!(!help.contains("--publish"), "{help}");
 }
 
 #[test]

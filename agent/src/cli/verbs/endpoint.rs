@@ -3,8 +3,8 @@ use std::path::absolute;
 
 use super::read;
 use crate::api::client::Client;
-use crate::api::types::{AttachRequest, Kind};
-use crate::cli::args::{AttachArgs, DetachArgs, Format, ReadArgs};
+use crate::api::types::{AttachRequest, EndpointUpdateRequest, Kind};
+use crate::cli::args::{AttachArgs, DetachArgs, EndpointUpdateArgs, Format, ReadArgs};
 use crate::exit::CliError;
 
 pub(super) async fn attach(
@@ -21,6 +21,8 @@ pub(super) async fn attach(
         mac: args.mac,
         ifname: args.ifname,
         aliases: args.alias,
+        service: args.service,
+        weight: args.weight,
         labels: args.label.into_iter().collect(),
         kind: Kind::Attached,
     };
@@ -32,6 +34,19 @@ pub(super) async fn attach(
     } else {
         writeln!(out, "{} {} {}", endpoint.id, endpoint.name, endpoint.ipv4)?;
     }
+    Ok(())
+}
+
+pub(super) async fn update(
+    client: &Client,
+    args: EndpointUpdateArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let request = EndpointUpdateRequest {
+        weight: args.weight,
+    };
+    let endpoint = client.endpoint_update(&args.endpoint, &request).await?;
+    writeln!(out, "{}", endpoint.id)?;
     Ok(())
 }
 

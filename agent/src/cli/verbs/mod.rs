@@ -4,6 +4,7 @@ mod cluster;
 mod endpoint;
 mod network;
 mod read;
+mod service;
 mod status;
 mod watch;
 
@@ -38,6 +39,8 @@ pub(super) async fn run(verb: Verb, client: &Client, out: &mut dyn Write) -> Res
         Verb::Endpoint(EndpointCommand::Inspect { endpoint, read }) => {
             read::one(&client.endpoint(&endpoint).await?, read, out)
         }
+        Verb::Endpoint(EndpointCommand::Update(args)) => endpoint::update(client, args, out).await,
+        Verb::Service(command) => service::run(client, command, out).await,
         Verb::Status(args) => status::status(client, args, out).await,
         Verb::Wait(args) => watch::wait(client, args).await,
         Verb::Events(args) => watch::events(client, args, out).await,

@@ -1,8 +1,9 @@
 use std::io::Write;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::api::types::{Endpoint, Network, Node};
+use crate::api::types::{Endpoint, Network, Node, Port, PublishMode, Service};
 use crate::cli::args::{Format, InspectArgs, ReadArgs};
 use crate::cli::table::Table;
 use crate::exit::CliError;
@@ -135,6 +136,7 @@ impl Listed for Endpoint {
         "ENDPOINT ID",
         "NAME",
         "NETWORK",
+        "SERVICE",
         "NODE",
         "ADDRESS",
         "IFNAME",
@@ -150,6 +152,7 @@ impl Listed for Endpoint {
             self.id.clone(),
             self.name.clone(),
             self.network.clone(),
+            self.service.clone().unwrap_or_default(),
             self.node.clone(),
             self.ipv4.to_string(),
             self.ifname.clone(),
@@ -158,10 +161,59 @@ impl Listed for Endpoint {
     }
 }
 
+impl Listed for Service {
+    const HEADER: &'static [&'static str] = &[
+        "SERVICE ID",
+        "NAME",
+        "MODE",
+        "SCHEDULER",
+        "READY",
+        "NETWORKS",
+        "PORTS",
+    ];
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let networks = self.networks.iter().map(|network| match network.vip {
+            Some(vip) => format!("{}:{vip}", network.name),
+            None => network.name.clone(),
+        });
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            self.mode.to_string(),
+            self.scheduler.to_string(),
+            format!("{}/{}", self.ready(), self.endpoints.len()),
+            networks.collect::<Vec<_>>().join(","),
+            self.ports.iter().map(port).collect::<Vec<_>>().join(","),
+        ]
+    }
+}
+
+/// `8080->80/tcp`, as Docker's users know it; `host` where not every host answers.
+fn port(port: &Port) -> String {
+    let host = match port.mode {
+        PublishMode::Ingress => "",
+        PublishMode::Host => " (host)",
+    };
+    let arrow = format!(
+        "{}->{}/{}{host}",
+        port.published, port.target, port.protocol
+    );
+    match port.ip {
+        None => arrow,
+        Some(IpAddr::V4(ip)) => format!("{ip}:{arrow}"),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]:{arrow}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::fake::{a_network, a_node, an_endpoint};
+    use crate::api::fake::{a_network, a_node, a_service, an_endpoint};
     use crate::cli::table::MAX_WIDTH;
 
     fn table<T: Listed>(row: &T) -> String {
@@ -185,11 +237,17 @@ mod tests {
         let mut endpoint = an_endpoint();
         endpoint.name = long.clone();
         endpoint.network = long.clone();
-        endpoint.node = long;
+        endpoint.service = Some(long.clone());
+        endpoint.node = long.clone();
+        let mut service = a_service();
+        service.name = long.clone();
+        service.networks[0].name = long;
+        service.ports = vec![service.ports[0].clone(); 30];
         for (text, id) in [
             (table(&node), node.id),
             (table(&network), network.id),
             (table(&endpoint), endpoint.id),
+            (table(&service), service.id),
         ] {
             assert!(text.contains(&id), "{text}");
             let widest = text.lines().map(|line| line.chars().count()).max();

@@ -11,6 +11,7 @@ pub(super) async fn wait(client: &Client, args: WaitArgs) -> Result<(), CliError
     let request = WaitRequest {
         revision: args.revision(),
         endpoint: args.endpoint().map(str::to_owned),
+        service: args.service().map(str::to_owned),
         timeout_ms: Some(u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX)),
     };
     client.wait(&request).await.map(|_| ())
@@ -63,13 +64,25 @@ fn sentence(event: &Event) -> String {
             let detail = format!(": VNI {}, {}", network.vni, subnets.join(", "));
             (network.name.clone(), detail)
         }
-        Some(EventObject::Endpoint(endpoint)) => (
-            format!("{}.{}", endpoint.name, endpoint.network),
-            format!(
-                ": {} at {} on {}",
+        Some(EventObject::Endpoint(endpoint)) => {
+            let member = match (&endpoint.service, endpoint.backend) {
+                (Some(service), Some(state)) => format!(", {state} for service {service}"),
+                _ => String::new(),
+            };
+            let detail = format!(
+                ": {} at {} on {}{member}",
                 endpoint.state, endpoint.ipv4, endpoint.node
-            ),
-        ),
+            );
+            (format!("{}.{}", endpoint.name, endpoint.network), detail)
+        }
+        Some(EventObject::Service(service)) => {
+            let (ready, all) = (service.ready(), service.endpoints.len());
+            let detail = format!(
+                ": {} {}, {ready} of {all} endpoints ready",
+                service.mode, service.scheduler
+            );
+            (service.name.clone(), detail)
+        }
         None => (
             event.name.clone().unwrap_or_else(|| event.id.clone()),
             String::new(),

@@ -12,6 +12,7 @@ mod t30_refusals;
 mod t40_run;
 mod t45_api;
 mod t50_crash;
+mod t60_services_cli;
 mod t70_quickstart;
 
 /// A name and what it claims.
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         t40_run::CASES,
         t45_api::CASES,
         t50_crash::CASES,
+        t60_services_cli::CASES,
         t70_quickstart::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {

@@ -44,6 +44,7 @@ pub(crate) const CASES: &[Case] = &[
 const NODE: &str = "id name role leader status availability addr data_path_addr labels revision";
 const NETWORK: &str = "id name driver vni subnets mtu encrypted internal labels";
 const ENDPOINT: &str = "id name network node ipv4 ipv6 mac ifname service state";
+const SERVICE: &str = "id name networks ports endpoints";
 const STATUS: &str = "node role leader pid version revision applied managers peers";
 /// The routes of this version.
 const ROUTES: &[&str] = &[
@@ -62,16 +63,23 @@ const ROUTES: &[&str] = &[
     "GET /v1/endpoints",
     "POST /v1/endpoints",
     "GET /v1/endpoints/{endpoint}",
+    "PATCH /v1/endpoints/{endpoint}",
     "DELETE /v1/endpoints/{endpoint}",
+    "GET /v1/services",
+    "POST /v1/services",
+    "GET /v1/services/{service}",
+    "PATCH /v1/services/{service}",
+    "DELETE /v1/services/{service}",
     "POST /v1/wait",
     "GET /v1/events",
     "GET /v1/applied",
 ];
 
-/// Two hosts, a network, and a container on the first.
+/// Two hosts, a network with a service, and a container on the first.
 fn small() -> Result<Cluster> {
     let cluster = Cluster::up(2)?;
     cluster.weft(1, "network create web --label tier=front")?;
+    cluster.weft(1, "service create front --network web --publish 8080:80")?;
     cluster.container(1, "web", "a")?;
     cluster.settle(1)?;
     Ok(cluster)
@@ -155,6 +163,8 @@ fn the_openapi_document() -> Result<()> {
         ("/v1/networks/{network}", "/v1/networks/web"),
         ("/v1/endpoints", "/v1/endpoints"),
         ("/v1/endpoints/{endpoint}", "/v1/endpoints/a.web"),
+        ("/v1/services", "/v1/services"),
+        ("/v1/services/{service}", "/v1/services/front"),
         ("/v1/applied", "/v1/applied"),
     ] {
         let (schema, list) = answer_of(&document, path)?;
@@ -220,6 +230,58 @@ fn nonsense_on_the_socket() -> Result<()> {
             "{\"network\":\"web\",\"pid\":1,\"netns\":\"/x\"}",
             400,
         ),
+        ("PATCH", "/v1/endpoints/a.web", "{\"weight\":-1}", 400),
+        ("POST", "/v1/services", "{}", 400),
+        ("POST", "/v1/services", "{\"name\":\"s\"}", 400),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"S\",\"networks\":[\"web\"]}",
+            400,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"front\",\"networks\":[\"web\"]}",
+            409,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"s\",\"networks\":[\"nope\"]}",
+            404,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"s\",\"networks\":[\"web\"],\"ports\":[{\"target\":0}]}",
+            400,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"s\",\"networks\":[\"web\"],\"drain_timeout_ms\":3600001}",
+            400,
+        ),
+        (
+            "POST",
+            "/v1/services",
+            "{\"name\":\"s\",\"networks\":[\"web\"],\"idle_timeout_s\":60}",
+            501,
+        ),
+        (
+            "PATCH",
+            "/v1/services/front",
+            "{\"health\":{\"retries\":2},\"health_rm\":true}",
+            400,
+        ),
+        (
+            "PATCH",
+            "/v1/services/front",
+            "{\"networks_add\":[\"web\"]}",
+            409,
+        ),
+        ("DELETE", "/v1/services/nope", "", 404),
         ("DELETE", "/v1/networks/web", "", 409),
         ("DELETE", "/v1/networks/%00", "", 404),
         ("DELETE", "/v1/endpoints/%ff", "", 400),
@@ -269,6 +331,7 @@ fn lists_and_objects() -> Result<()> {
         ("node ls", "node inspect h1", NODE),
         ("network ls", "network inspect web", NETWORK),
         ("endpoint ls", "endpoint inspect a.web", ENDPOINT),
+        ("service ls", "service inspect front", SERVICE),
     ] {
         let listed = cluster.json(1, list)?;
         let listed = listed
@@ -302,8 +365,9 @@ fn lists_and_objects() -> Result<()> {
     has_fields(&status["managers"], "total reachable needed")?;
     let network = cluster.json(1, "network inspect web")?;
     has_fields(&network["subnets"][0], "cidr gateway used free")?;
+    // The container's address and the service's.
     ensure!(
-        network["subnets"][0]["used"] == 1 && network["labels"]["tier"] == "front",
+        network["subnets"][0]["used"] == 2 && network["labels"]["tier"] == "front",
         "{network}"
     );
     let endpoint = cluster.json(2, "endpoint inspect a.web")?;
@@ -316,7 +380,12 @@ fn lists_and_objects() -> Result<()> {
 
 fn quiet_prints_ids() -> Result<()> {
     let cluster = small()?;
-    for (verb, inspect) in [("node", "h1"), ("network", "web"), ("endpoint", "a.web")] {
+    for (verb, inspect) in [
+        ("node", "h1"),
+        ("network", "web"),
+        ("endpoint", "a.web"),
+        ("service", "front"),
+    ] {
         let ids: Vec<String> = cluster
             .json(1, &format!("{verb} ls"))?
             .as_array()
@@ -352,10 +421,22 @@ fn tables_fit() -> Result<()> {
     )?;
     cluster.weft(
         1,
-        &format!("run --network {long} --name {long} --detach -- sleep infinity"),
+        &format!("service create {long} --network {long} -p 8081-8099:81-99"),
     )?;
+    cluster.weft(
+        1,
+        &format!("run --network {long} --service {long} --name {long} --detach -- sleep infinity"),
+    )?;
+    let long = format!("service inspect {long} --format table");
     for host in 1..=2 {
-        for verb in ["status", "node ls", "network ls", "endpoint ls"] {
+        let lists = [
+            "status",
+            "node ls",
+            "network ls",
+            "endpoint ls",
+            "service ls",
+        ];
+        for verb in lists.into_iter().chain([long.as_str()]) {
             let table = cluster.weft(host, verb)?;
             ensure!(table.lines().count() > 1, "{verb}: {table}");
             for line in table.lines() {
@@ -409,6 +490,9 @@ fn follow(cluster: &Cluster, lines: &mpsc::Receiver<String>) -> Result<()> {
     cluster.weft(1, "network create seen")?;
     let ran = cluster.try_weft(1, "run --network seen --name q -- true")?;
     ensure!(ran.status == 0, "{ran:?}");
+    cluster.weft(1, "service create s --network seen")?;
+    cluster.weft(1, "service update s --scheduler wrr")?;
+    cluster.weft(1, "service rm s")?;
     cluster.weft(1, "network rm seen")?;
     let (mut told, mut last) = (Vec::new(), 0);
     loop {
@@ -443,6 +527,9 @@ fn follow(cluster: &Cluster, lines: &mpsc::Receiver<String>) -> Result<()> {
         "network seen created",
         "endpoint q created",
         "endpoint q removed",
+        "service s created",
+        "service s changed",
+        "service s removed",
         "network seen removed",
     ];
     told.retain(|one| !one.starts_with("node "));
@@ -491,8 +578,9 @@ fn every_verb_explains_itself() -> Result<()> {
     let mut found = Vec::new();
     explains(&mut Vec::new(), &mut found)?;
     let wanted = "agent,init,join,leave,token,node ls,node inspect,network create,network ls,\
-                  network inspect,network rm,attach,detach,endpoint ls,endpoint inspect,run,exec,\
-                  status,wait,events,completions,lab up,lab demo,lab exec,lab status,lab down";
+                  network inspect,network rm,attach,detach,endpoint ls,endpoint inspect,\
+                  endpoint update,service create,service ls,service inspect,service update,\
+                  service rm,run,exec,status,wait,events,completions,lab up,lab demo,lab exec,lab status,lab down";
     for verb in wanted.split(',') {
         ensure!(found.iter().any(|one| one == verb), "no {verb}: {found:?}");
     }

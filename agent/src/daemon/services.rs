@@ -1,0 +1,322 @@
+//! Services: what the local API asks of the cluster about them, and how they are shown.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use nix::ifaddrs::getifaddrs;
+use weft_raft::command::{Command, EndpointChange, Object, ServiceChange, ServiceSpec};
+use weft_raft::model::{self, EndpointId, NetworkId, PublishedPort, ServiceId, View};
+
+use super::backend::Daemon;
+use super::host_ports::HostPorts;
+use super::not_yet;
+use crate::api::lookup;
+use crate::api::types::{
+    ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
+    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest,
+};
+
+/// How long an endpoint that leaves may finish what it began, unless told otherwise.
+const DRAIN_TIMEOUT_MS: u32 = 10_000;
+
+/// All services, by name.
+pub(super) fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
+    daemon.this()?;
+    let mut services: Vec<Service> = daemon.control.with_view(|view| {
+        let mut members: BTreeMap<ServiceId, Vec<&Arc<model::Endpoint>>> = BTreeMap::new();
+        for endpoint in view.endpoints.values() {
+            if let Some(service) = endpoint.service {
+                members.entry(service).or_default().push(endpoint);
+            }
+        }
+        view.services
+            .values()
+            .map(|row| {
+                let members = members.remove(&row.id).unwrap_or_default();
+                Service::from_row(row, members, view, |id| daemon.connections_of(id))
+            })
+            .collect()
+    });
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(services)
+}
+
+/// One service.
+pub(super) fn one(daemon: &Daemon, wanted: &str) -> Result<Service, ApiError> {
+    daemon.this()?;
+    let row = found(daemon, wanted)?;
+    Ok(describe(daemon, &row))
+}
+
+/// Creates a service.
+pub(super) async fn create(
+    daemon: Daemon,
+    request: ServiceCreateRequest,
+) -> Result<ServiceAnswer, ApiError> {
+    daemon.this()?;
+    not_yet::refuse(&request.ports, request.idle_timeout_s)?;
+    check_ports(&daemon, &request.ports)?;
+    let spec = ServiceSpec {
+        id: ServiceId(daemon.random_id()?),
+        name: request.name,
+        networks: networks(&daemon, &request.networks)?,
+        ports: request.ports.into_iter().map(PublishedPort::from).collect(),
+        mode: request.mode.into(),
+        scheduler: request.scheduler.into(),
+        affinity: request.affinity.into(),
+        drain_timeout_ms: request.drain_timeout_ms.unwrap_or(DRAIN_TIMEOUT_MS),
+        idle_timeout_s: request.idle_timeout_s.filter(|seconds| *seconds > 0),
+        health: request.health.map(model::HealthCheck::from),
+        labels: request.labels,
+    };
+    let before = host_ports().await;
+    let created = daemon
+        .propose(Command::CreateService(Box::new(spec)))
+        .await?;
+    answer(&daemon, created, &before, &[])
+}
+
+/// Changes a service.
+pub(super) async fn update(
+    daemon: Daemon,
+    wanted: String,
+    request: ServiceUpdateRequest,
+) -> Result<ServiceAnswer, ApiError> {
+    daemon.this()?;
+    not_yet::refuse(&request.ports_add, request.idle_timeout_s)?;
+    check_ports(&daemon, &request.ports_add)?;
+    let row = found(&daemon, &wanted)?;
+    let change = change(&daemon, &row, request)?;
+    let before = host_ports().await;
+    let update = Command::UpdateService {
+        id: row.id,
+        change: Box::new(change),
+    };
+    let updated = daemon.propose(update).await?;
+    answer(&daemon, updated, &before, &row.ports)
+}
+
+/// Removes a service; its endpoints go on in no service.
+pub(super) async fn remove(daemon: Daemon, wanted: String) -> Result<Service, ApiError> {
+    daemon.this()?;
+    let row = found(&daemon, &wanted)?;
+    let was = describe(&daemon, &row);
+    daemon
+        .propose(Command::RemoveService { id: row.id })
+        .await?;
+    Ok(was)
+}
+
+/// Changes an endpoint, on whichever node it is.
+pub(super) async fn update_endpoint(
+    daemon: Daemon,
+    wanted: String,
+    request: EndpointUpdateRequest,
+) -> Result<Endpoint, ApiError> {
+    daemon.this()?;
+    let id = daemon
+        .control
+        .with_view(|view| lookup::endpoint(view, &wanted).map(|row| row.id))?;
+    let change = EndpointChange {
+        weight: request.weight,
+    };
+    match daemon
+        .propose(Command::UpdateEndpoint { id, change })
+        .await?
+    {
+        Object::Endpoint(row) => Ok(daemon.describe(&row, None)),
+        _ => Err(ApiError::failed(
+            "the cluster answered something else than an endpoint",
+        )),
+    }
+}
+
+impl Daemon {
+    /// Flows that an endpoint has now through services of this node; `None` where that is not
+    /// known.
+    fn connections_of(&self, _endpoint: EndpointId) -> Option<u64> {
+        None
+    }
+}
+
+fn found(daemon: &Daemon, wanted: &str) -> Result<Arc<model::Service>, ApiError> {
+    daemon
+        .control
+        .with_view(|view| lookup::service(view, wanted).cloned())
+}
+
+fn describe(daemon: &Daemon, row: &model::Service) -> Service {
+    daemon.control.with_view(|view| {
+        Service::from_row(row, lookup::members(view, row.id), view, |id| {
+            daemon.connections_of(id)
+        })
+    })
+}
+
+/// What was made or changed, with what this host says of the ports that it had not before.
+fn answer(
+    daemon: &Daemon,
+    object: Object,
+    host: &HostPorts,
+    before: &[PublishedPort],
+) -> Result<ServiceAnswer, ApiError> {
+    let Object::Service(row) = object else {
+        return Err(ApiError::failed(
+            "the cluster answered something else than a service",
+        ));
+    };
+    let new = row.ports.iter().filter(|port| !before.contains(port));
+    let new: Vec<Port> = new.map(Port::from).collect();
+    Ok(ServiceAnswer {
+        service: describe(daemon, &row),
+        warnings: host.warnings(&new),
+    })
+}
+
+/// Taken before the change, after which what weft itself does with the ports may show.
+async fn host_ports() -> HostPorts {
+    // Only a panic of its own could keep it from answering.
+    tokio::task::spawn_blocking(HostPorts::read)
+        .await
+        .unwrap_or_default()
+}
+
+fn networks(daemon: &Daemon, wanted: &[String]) -> Result<Vec<NetworkId>, ApiError> {
+    daemon.control.with_view(|view| {
+        let ids = wanted
+            .iter()
+            .map(|name| Ok(lookup::network(view, name)?.id));
+        ids.collect()
+    })
+}
+
+fn change(
+    daemon: &Daemon,
+    row: &model::Service,
+    request: ServiceUpdateRequest,
+) -> Result<ServiceChange, ApiError> {
+    let ports = match request.ports_add.is_empty() && request.ports_rm.is_empty() {
+        true => None,
+        false => Some(ports(row, request.ports_add, &request.ports_rm)?),
+    };
+    let health = match (request.health, request.health_rm) {
+        (None, false) => None,
+        (None, true) => Some(None),
+        (Some(wanted), false) => {
+            let current = row.health.as_ref().map(HealthCheck::from);
+            let check = wanted.applied_to(current).ok_or_else(|| {
+                ApiError::invalid(format!(
+                    "service `{}` has no health check to change; give it one with --health",
+                    row.name
+                ))
+            })?;
+            Some(Some(check.into()))
+        }
+        (Some(_), true) => {
+            return Err(ApiError::invalid(
+                "a health check cannot be changed and removed at once; give one of the two",
+            ));
+        }
+    };
+    Ok(ServiceChange {
+        ports,
+        scheduler: request.scheduler.map(Into::into),
+        affinity: request.affinity.map(Into::into),
+        drain_timeout_ms: request.drain_timeout_ms,
+        idle_timeout_s: request
+            .idle_timeout_s
+            .map(|seconds| Some(seconds).filter(|seconds| *seconds > 0)),
+        health,
+        networks_add: networks(daemon, &request.networks_add)?,
+        networks_remove: networks(daemon, &request.networks_rm)?,
+        labels_add: request.labels_add,
+        labels_remove: request.labels_rm,
+    })
+}
+
+/// The ports of a service without some of them and with others.
+fn ports(
+    row: &model::Service,
+    add: Vec<Port>,
+    remove: &[PortKey],
+) -> Result<Vec<PublishedPort>, ApiError> {
+    let mut ports = row.ports.clone();
+    for key in remove {
+        let named = |port: &PublishedPort| {
+            (port.published, Protocol::from(port.protocol)) == (key.published, key.protocol)
+        };
+        if !row.ports.iter().any(named) {
+            return Err(ApiError::not_found(format!(
+                "service `{}` does not publish {}/{}; 'weft service inspect {}' shows what it does",
+                row.name, key.published, key.protocol, row.name
+            )));
+        }
+        ports.retain(|port| !named(port));
+    }
+    ports.extend(add.into_iter().map(PublishedPort::from));
+    Ok(ports)
+}
+
+/// Refuses ports that nobody could reach, or by which the cluster would lose itself.
+fn check_ports(daemon: &Daemon, ports: &[Port]) -> Result<(), ApiError> {
+    let here = own_addresses();
+    daemon.control.with_view(|view| {
+        for port in ports {
+            check_address(view, &here, port)?;
+            check_own_use(view, port)?;
+        }
+        Ok(())
+    })
+}
+
+/// Other nodes' addresses are known as far as they told the cluster.
+fn check_address(view: &View, here: &[IpAddr], port: &Port) -> Result<(), ApiError> {
+    let Some(ip) = port.ip else {
+        return Ok(());
+    };
+    let of_node = |node: &Arc<model::Node>| node.addr.ip() == ip || node.data_path_addr == ip;
+    if ip.is_loopback() || here.contains(&ip) || view.nodes.values().any(of_node) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "no node has address {ip} as far as this one knows; give one that 'weft node ls' or this \
+         host's interfaces show, or ask the node that has it"
+    )))
+}
+
+/// The cluster's own packets must not be led to an endpoint.
+fn check_own_use(view: &View, port: &Port) -> Result<(), ApiError> {
+    let number = port.published;
+    if port.protocol != Protocol::Udp || number == 0 {
+        return Ok(());
+    }
+    let control = |node: &Arc<model::Node>| {
+        node.addr.port() == number && port.ip.is_none_or(|ip| ip == node.addr.ip())
+    };
+    let tunnels = view.cluster.as_ref().map(|cluster| cluster.data_path_port);
+    let used_for = if tunnels == Some(number) {
+        "tunnels"
+    } else if view.nodes.values().any(control) {
+        "control plane"
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(
+        ErrorCode::Conflict,
+        format!("port {number}/udp carries weft's own {used_for}; publish another one"),
+    ))
+}
+
+fn own_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    interfaces
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .collect()
+}
