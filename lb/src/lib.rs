@@ -22,8 +22,6 @@
 //!   entry node, and source rewriting: a published port here needs backends whose replies come back
 //!   through this namespace;
 //! - what becomes of flows whose backend vanished: they stay with it until they end;
-//! - a backend that is chosen for its own connection gets no answer when its packets go through
-//!   the table in its own namespace, for they would come from itself;
 //! - health, and DNS answers.
 //!
 //! # The table
@@ -50,6 +48,9 @@
 //! of protocol 0, and whose flows keep their port (`dnat ip to ip daddr . 0 . 0 . ..`); again for
 //! the ports of all local addresses, which are in the maps as those of the unspecified address; and
 //! in the prerouting hook. What is more specific comes first.
+//!
+//! In the namespace of a backend its own flows may come to itself: the packets go through the
+//! loopback device, and both ends see the addresses that they would see elsewhere.
 //!
 //! Rewriting an address needs no ports: echo requests (ICMP) and protocols that the kernel does not
 //! know have backends as well. Fragments are put together before they come here, for connection

@@ -15,6 +15,8 @@ mod address;
 mod lab;
 #[path = "kernel/ns.rs"]
 mod ns;
+#[path = "kernel/own.rs"]
+mod own;
 #[path = "kernel/traffic.rs"]
 mod traffic;
 #[path = "kernel/turns.rs"]
@@ -27,7 +29,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     ns::isolate();
-    let cases = [traffic::CASES, address::CASES, turns::CASES, upkeep::CASES].concat();
+    let cases = [
+        traffic::CASES,
+        address::CASES,
+        turns::CASES,
+        own::CASES,
+        upkeep::CASES,
+    ]
+    .concat();
     let trials = cases.into_iter().map(|(name, case)| {
         Trial::test(name, move || {
             case();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -119,13 +119,19 @@ pub(super) fn ask(
                     let connection = Connection::open(to).expect("a connection");
                     (connection.backend, connection.seen)
                 }
-                Protocol::Udp => ask_udp(SocketAddr::new(from, 0), to),
+                Protocol::Udp => ask_udp(SocketAddr::new(from, fresh_port()), to),
             };
             assert_eq!(seen.ip(), from, "{backend} saw another address");
             *answers.entry(backend).or_default() += 1;
         }
     });
     answers
+}
+
+/// A port that no flow had yet: one that comes again soon has the backend that it had.
+fn fresh_port() -> u16 {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    10_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
 
 /// Asks by a datagram from that very address, in the calling thread's namespace: who answered, and
