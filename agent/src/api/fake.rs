@@ -251,6 +251,7 @@ pub(crate) fn an_endpoint() -> Endpoint {
         service: Some("front".into()),
         weight: 1,
         backend: Some(BackendState::Ready),
+        backend_error: None,
         state: EndpointState::Ready,
         error: None,
         aliases: vec!["backend".into()],

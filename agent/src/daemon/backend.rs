@@ -12,6 +12,7 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{self, Id, NetworkId, NodeId, View, Vni};
 
 use super::events::{self, Events};
+use super::health::Reasons;
 use super::reconcile::{GUARD_TABLE, KernelState};
 use super::{attach, convert, member, services, wait};
 use crate::api::types::{
@@ -37,6 +38,7 @@ pub(super) struct Daemon {
     /// Where the sandboxes are.
     pub(super) netns_dir: PathBuf,
     events: Events,
+    reasons: Reasons,
     features: Arc<[Feature]>,
     random: SystemRandom,
 }
@@ -46,6 +48,7 @@ impl Daemon {
         control: ControlPlane,
         kernel: watch::Receiver<Arc<KernelState>>,
         events: Events,
+        reasons: Reasons,
         features: Vec<Feature>,
         config: &Config,
     ) -> Self {
@@ -56,6 +59,7 @@ impl Daemon {
             node_name: config.node_name.clone(),
             netns_dir: config.netns_dir(),
             events,
+            reasons,
             features: features.into(),
             random,
         }
@@ -105,7 +109,10 @@ impl Daemon {
                 .values()
                 .map(|row| {
                     let (state, error) = state(row);
-                    Endpoint::from_row(row, view, state, error)
+                    Endpoint {
+                        backend_error: self.reasons.of(row),
+                        ..Endpoint::from_row(row, view, state, error)
+                    }
                 })
                 .collect()
         });
@@ -136,7 +143,10 @@ impl Daemon {
                 Some(this) => wait::endpoint_state(row, view, this, &kernel, applied),
                 None => (EndpointState::Pending, None),
             };
-            Endpoint::from_row(row, view, state, error)
+            Endpoint {
+                backend_error: self.reasons.of(row),
+                ..Endpoint::from_row(row, view, state, error)
+            }
         })
     }
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 use weft_raft::model::{Change, NodeId, Revision, View};
 
+use super::health::Reasons;
 use crate::api::lookup;
 use crate::api::types::{
     Endpoint, EndpointState, Event, EventAction, EventObject, EventType, Network, Node, Service,
@@ -16,12 +17,14 @@ const BACKLOG: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Events {
     sender: broadcast::Sender<Arc<Event>>,
+    reasons: Reasons,
 }
 
 impl Events {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(reasons: Reasons) -> Self {
         Self {
             sender: broadcast::channel(BACKLOG).0,
+            reasons,
         }
     }
 
@@ -47,7 +50,13 @@ impl Events {
             return;
         }
         for change in changes {
-            self.send(event(before, index, local, revision, change));
+            let mut event = event(before, index, local, revision, change);
+            if let (Change::Endpoint(row), Some(EventObject::Endpoint(shown))) =
+                (change, &mut event.object)
+            {
+                shown.backend_error = self.reasons.of(row);
+            }
+            self.send(event);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info};
 use weft_raft::command::Command;
 use weft_raft::control::ControlPlane;
-use weft_raft::model::{EndpointId, NodeId, Revision, View};
+use weft_raft::model::{BackendState, Endpoint, EndpointId, NodeId, Revision, View};
 use weft_raft::state::limits;
 
 use crate::health::{Prober, Target, Verdict};
@@ -29,12 +29,26 @@ type Targets = Arc<BTreeMap<EndpointId, Target>>;
 /// What was found of each endpoint last.
 type Found = BTreeMap<EndpointId, Verdict>;
 
+/// What this node knows of why backends of its own are not healthy.
+#[derive(Clone, Debug)]
+pub(super) struct Reasons(watch::Receiver<Found>);
+
+impl Reasons {
+    /// Why an endpoint is unhealthy, if it is.
+    pub(super) fn of(&self, row: &Endpoint) -> Option<String> {
+        let found = self.0.borrow();
+        let reason = found.get(&row.id)?.reason.clone();
+        reason.filter(|_| row.backend == BackendState::Unhealthy)
+    }
+}
+
 /// Looks after the health of this node's backends.
 #[derive(Debug)]
 pub(super) struct Health {
     targets: watch::Sender<Targets>,
     /// Of which state of the cluster they are.
     seen: Option<(Revision, NodeId)>,
+    reasons: Reasons,
     task: JoinHandle<()>,
 }
 
@@ -42,17 +56,24 @@ impl Health {
     /// Starts with nothing to look after. To be called inside a tokio runtime.
     pub(super) fn start(control: ControlPlane, run_dir: &Path) -> Self {
         let (targets, follow) = watch::channel(Targets::default());
+        let (found, reasons) = watch::channel(Found::new());
         let keeper = Keeper {
             control,
             prober: Prober::new(run_dir),
             targets: Targets::default(),
-            found: Found::new(),
+            found,
         };
         Self {
             targets,
             seen: None,
+            reasons: Reasons(reasons),
             task: tokio::spawn(keeper.run(follow)),
         }
+    }
+
+    /// Where it can be read what is wrong.
+    pub(super) fn reasons(&self) -> Reasons {
+        self.reasons.clone()
     }
 
     /// Looks after the backends that `view` has on `local`.
@@ -91,7 +112,7 @@ struct Keeper {
     control: ControlPlane,
     prober: Prober,
     targets: Targets,
-    found: Found,
+    found: watch::Sender<Found>,
 }
 
 /// The cluster is being told; one thing after the other, so that the last one holds.
@@ -121,7 +142,7 @@ impl Keeper {
     fn set(&mut self, targets: Targets) {
         // What was found of something else says nothing.
         self.found
-            .retain(|id, _| targets.get(id) == self.targets.get(id));
+            .send_modify(|found| found.retain(|id, _| targets.get(id) == self.targets.get(id)));
         let named = targets.iter().map(|(id, t)| (id.to_string(), t.clone()));
         self.prober.set(named.collect());
         self.targets = targets;
@@ -135,20 +156,17 @@ impl Keeper {
             None => info!(endpoint = %id, "healthy"),
             Some(reason) => info!(endpoint = %id, reason, "unhealthy"),
         }
-        self.found.insert(id, verdict);
+        self.found.send_modify(|found| {
+            found.insert(id, verdict);
+        });
     }
 
     /// Tells what the rows do not say yet, if there is such a thing.
     fn tell(&self) -> Option<Telling> {
-        if self.found.is_empty() {
-            return None;
-        }
-        let found = || {
-            self.found
-                .iter()
-                .map(|(id, verdict)| (*id, verdict.healthy))
-        };
-        let mut news = (self.control).with_view(|view| translate::health_news(view, found()));
+        let states = |found: &Found| found.iter().map(|(id, v)| (*id, v.healthy)).collect();
+        let found: Vec<(EndpointId, bool)> = states(&self.found.borrow());
+        let look = |view: &View| translate::health_news(view, found.into_iter());
+        let mut news = self.control.with_view(look);
         // The rest is found to differ again.
         news.truncate(limits::BACKENDS_PER_COMMAND);
         if news.is_empty() {

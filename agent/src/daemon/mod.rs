@@ -32,6 +32,7 @@ use weft_raft::control::{self, ControlConfig, ControlPlane};
 use self::backend::Daemon;
 use self::claim::RunClaim;
 use self::events::Events;
+use self::health::Health;
 use self::reconcile::{Parts, Reconciler};
 use crate::api::server;
 use crate::api::socket::ApiSocket;
@@ -88,18 +89,21 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         netns_dir: config.netns_dir(),
     })
     .await?;
-    let events = Events::new();
+    let health = Health::start(control.clone(), &config.run_dir);
+    let reasons = health.reasons();
+    let events = Events::new(reasons.clone());
     let features = convert::features(overlay.features());
     let (reconciler, kernel) = Reconciler::new(Parts {
         control: control.clone(),
         overlay,
         host: host::monitor()?,
         events: events.clone(),
+        health,
         run_dir: config.run_dir.clone(),
         resync: config.resync,
         boot_id: container::boot_id()?,
     });
-    let daemon = Daemon::new(control.clone(), kernel, events, features, config);
+    let daemon = Daemon::new(control.clone(), kernel, events, reasons, features, config);
 
     let stop = CancellationToken::new();
     let mut reconciling = tokio::spawn(reconciler.run(stop.clone()));

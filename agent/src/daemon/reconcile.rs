@@ -103,6 +103,8 @@ pub(super) struct Parts {
     pub(super) host: HostMonitor,
     /// Where things that happened are told.
     pub(super) events: Events,
+    /// Looks after the health of backends.
+    pub(super) health: Health,
     /// `--run-dir`.
     pub(super) run_dir: PathBuf,
     /// How often everything is compared although nothing was heard.
@@ -119,7 +121,7 @@ impl Reconciler {
             subscription: parts.control.subscribe(),
             facts: FactsKeeper::new(parts.control.clone()),
             marker: Marker::new(&parts.run_dir),
-            health: Health::start(parts.control.clone(), &parts.run_dir),
+            health: parts.health,
             control: parts.control,
             overlay: parts.overlay,
             guard: None,

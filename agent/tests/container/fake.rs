@@ -172,6 +172,7 @@ fn endpoint_for(request: &AttachRequest, book: &Book) -> Endpoint {
         service: None,
         weight: 1,
         backend: None,
+        backend_error: None,
         state: EndpointState::Ready,
         error: None,
         aliases: request.aliases.clone(),

@@ -40,6 +40,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// Whether it takes new flows of its service; `null` without one.
     pub backend: Option<BackendState>,
+    /// Why it is `unhealthy`, in one line; `null` on other nodes, which do not know.
+    pub backend_error: Option<String>,
     /// How far it is.
     pub state: EndpointState,
     /// Why it is `failed`, in one line.
@@ -112,6 +114,7 @@ impl Endpoint {
             }),
             weight: row.weight,
             backend: row.service.map(|_| BackendState::of(row, view)),
+            backend_error: None,
             state,
             error,
             aliases: row.aliases.clone(),

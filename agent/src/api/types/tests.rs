@@ -49,7 +49,7 @@ fn an_endpoint_is_written_with_the_documented_names() {
             "id": "cccccccccccccccc", "name": "api", "network": "web",
             "network_id": "bbbbbbbbbbbbbbbb", "node": "h1", "node_id": "aaaaaaaaaaaaaaaa",
             "ipv4": "10.0.1.2", "ipv6": null, "mac": "02:42:0a:00:01:02", "ifname": "eth0",
-            "service": "front", "weight": 1, "backend": "ready", "state": "ready", "error": null, "aliases": ["backend"],
+            "service": "front", "weight": 1, "backend": "ready", "backend_error": null, "state": "ready", "error": null, "aliases": ["backend"],
             "labels": {}, "netns": "/proc/7/ns/net", "revision": 9,
             "kind": {"type": "run", "command": ["sleep", "9"], "detached": true},
         }),
