@@ -283,6 +283,9 @@ pub struct ServiceSpec {
 /// See [`Command::UpdateService`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceChange {
+    /// Revision of the service that the change was worked out from; with another by now it is
+    /// refused as [`RefusalKind::Outdated`]. `None`: whatever the service is.
+    pub base: Option<Revision>,
     /// The ports that it has from now on. One whose published port is zero keeps the one that the
     /// service publishes for the same target and protocol, if any.
     pub ports: Option<Vec<PublishedPort>>,
@@ -357,6 +360,8 @@ pub enum RefusalKind {
     InUse,
     /// Nothing is left to assign.
     Exhausted,
+    /// It was worked out from what is no longer so; whoever looks again may ask again.
+    Outdated,
 }
 
 #[cfg(test)]

@@ -105,6 +105,7 @@ fn commands() -> Vec<Command> {
         Command::UpdateService {
             id: service_id(1),
             change: Box::new(ServiceChange {
+                base: Some(7),
                 ports: Some(vec![port(8080, 80)]),
                 scheduler: Some(Scheduler::Maglev),
                 affinity: Some(None),

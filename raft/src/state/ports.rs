@@ -118,8 +118,8 @@ impl Choice<'_> {
         }
         if let Some(holder) = self.other(key(port)) {
             return Err(conflict(format_args!(
-                "port {published}/{protocol} is published by service {}; choose another, or 0 for a \
-                 free one",
+                "port {published}/{protocol} is published by service {}; choose another, or none for \
+                 a free one",
                 self.state.service_name(holder)
             )));
         }

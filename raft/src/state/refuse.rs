@@ -24,6 +24,10 @@ pub(super) fn exhausted(message: impl fmt::Display) -> Refusal {
     refusal(RefusalKind::Exhausted, message)
 }
 
+pub(super) fn outdated(message: impl fmt::Display) -> Refusal {
+    refusal(RefusalKind::Outdated, message)
+}
+
 fn refusal(kind: RefusalKind, message: impl fmt::Display) -> Refusal {
     Refusal {
         kind,

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
+use super::refuse::{conflict, exhausted, in_use, invalid, not_found, outdated};
 use super::{Change, Decision, NetworkId, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{Refusal, ServiceChange, ServiceSpec};
@@ -95,6 +95,12 @@ impl State {
         change: &ServiceChange,
     ) -> Result<Decision, Refusal> {
         let old = self.known_service(id)?;
+        if change.base.is_some_and(|base| base != old.revision) {
+            return Err(outdated(format_args!(
+                "service {} was changed meanwhile; look at it and ask again",
+                old.name
+            )));
+        }
         let mut service = Service::clone(old);
         if let Some(ports) = &change.ports {
             service.ports = self.published(id, old.mode, ports)?;

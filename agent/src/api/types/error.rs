@@ -110,7 +110,7 @@ impl From<Refusal> for ApiError {
         let code = match refusal.kind {
             RefusalKind::Invalid => ErrorCode::Invalid,
             RefusalKind::NotFound => ErrorCode::NotFound,
-            RefusalKind::Conflict => ErrorCode::Conflict,
+            RefusalKind::Conflict | RefusalKind::Outdated => ErrorCode::Conflict,
             RefusalKind::InUse => ErrorCode::InUse,
             RefusalKind::Exhausted => ErrorCode::Exhausted,
         };

@@ -116,7 +116,7 @@ fn a_taken_port_is_refused_by_the_services_name() {
         &[port(8080, 80), udp(53, 53), at("198.18.0.1", 443, 443)],
     ));
     let taken = |port: &str| {
-        format!("port {port} is published by service s1; choose another, or 0 for a free one")
+        format!("port {port} is published by service s1; choose another, or none for a free one")
     };
     for (wanted, port) in [
         (port(8080, 81), "8080/tcp"),

@@ -296,6 +296,29 @@ fn numbers_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn an_update_worked_out_from_another_revision_is_refused() {
+    let mut pair = cluster();
+    let base = pair.service(service_spec(1, &[1], "shop")).revision;
+    let to = |scheduler, base| {
+        let change = ServiceChange {
+            base: Some(base),
+            scheduler: Some(scheduler),
+            ..ServiceChange::default()
+        };
+        update(1, change)
+    };
+    let Object::Service(changed) = pair.done(to(Scheduler::Maglev, base)) else {
+        panic!("not a service");
+    };
+    let message = "service shop was changed meanwhile; look at it and ask again";
+    for stale in [base, changed.revision + 1] {
+        let refused = pair.refused(to(Scheduler::Random, stale));
+        assert_eq!(refused, (RefusalKind::Outdated, message.to_owned()));
+    }
+    pair.done(to(Scheduler::Random, changed.revision));
+}
+
+#[test]
 fn an_update_changes_what_it_names_and_nothing_else() {
     let mut pair = cluster();
     let mut expected = Service::clone(&pair.service(ServiceSpec {
