@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
-use weft_raft::command::{Command, EndpointChange, Object, ServiceChange, ServiceSpec};
+use tokio::time::Instant;
+use weft_raft::command::{
+    Command, EndpointChange, Object, RefusalKind, ServiceChange, ServiceSpec,
+};
+use weft_raft::control::ProposeError;
 use weft_raft::model::{self, EndpointId, NetworkId, PublishedPort, ServiceId, View};
 
-use super::backend::Daemon;
+use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
 use super::not_yet;
 use crate::api::lookup;
@@ -19,6 +24,9 @@ use crate::api::types::{
 
 /// How long an endpoint that leaves may finish what it began, unless told otherwise.
 const DRAIN_TIMEOUT_MS: u32 = 10_000;
+
+/// How long until an update that came too late is worked out again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// All services, by name.
 pub(super) fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
@@ -86,15 +94,31 @@ pub(super) async fn update(
     daemon.this()?;
     not_yet::refuse(&request.ports_add, request.idle_timeout_s)?;
     check_ports(&daemon, &request.ports_add)?;
-    let row = found(&daemon, &wanted)?;
-    let change = change(&daemon, &row, request)?;
     let before = host_ports().await;
-    let update = Command::UpdateService {
-        id: row.id,
-        change: Box::new(change),
-    };
-    let updated = daemon.propose(update).await?;
-    answer(&daemon, updated, &before, &row.ports)
+    let deadline = Instant::now() + PROPOSE_TIMEOUT;
+    loop {
+        let row = found(&daemon, &wanted)?;
+        let update = Command::UpdateService {
+            id: row.id,
+            change: Box::new(change(&daemon, &row, request.clone())?),
+        };
+        match daemon.control.propose(update, PROPOSE_TIMEOUT).await {
+            Ok(applied) => {
+                let reached = daemon
+                    .control
+                    .wait_revision(applied.revision, PROPOSE_TIMEOUT);
+                reached.await?;
+                return answer(&daemon, applied.object, &before, &row.ports);
+            }
+            // Somebody else was faster; this node's view is about to show it.
+            Err(ProposeError::Refused(refusal))
+                if refusal.kind == RefusalKind::Outdated && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Removes a service; its endpoints go on in no service.
@@ -220,6 +244,8 @@ fn change(
         }
     };
     Ok(ServiceChange {
+        // What is told as a whole was worked out from the row.
+        base: (ports.is_some() || health.is_some()).then_some(row.revision),
         ports,
         scheduler: request.scheduler.map(Into::into),
         affinity: request.affinity.map(Into::into),

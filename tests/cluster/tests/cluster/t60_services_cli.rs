@@ -26,6 +26,10 @@ pub(crate) const CASES: &[Case] = &[
         dynamic_ports,
     ),
     (
+        "services_cli::updates_at_the_same_time_all_count",
+        updates_at_the_same_time,
+    ),
+    (
         "services_cli::members_join_weigh_and_stay_when_the_service_goes",
         members,
     ),
@@ -468,6 +472,27 @@ fn dynamic_ports() -> Result<()> {
         "{:?}",
         published(&cluster, 1, "a")?
     );
+    Ok(())
+}
+
+fn updates_at_the_same_time() -> Result<()> {
+    let cluster = front()?;
+    cluster.settle(1)?;
+    let mut running = Vec::new();
+    for number in 0..8 {
+        let spec = format!("{}:80", 9000 + number);
+        let line = ["weft", "service", "update", "front", "--publish-add", &spec];
+        running.push(cluster.spawn(1 + number % 2, &line)?);
+    }
+    for update in running {
+        let ran = update.wait()?;
+        ensure!(ran.status == 0, "{ran:?}");
+    }
+    cluster.settle(1)?;
+    let mut ports = published(&cluster, 1, "front")?;
+    ports.sort_unstable();
+    let wanted: Vec<u64> = [5353, 8080].into_iter().chain(9000..9008).collect();
+    ensure!(ports == wanted, "{ports:?}");
     Ok(())
 }
 
