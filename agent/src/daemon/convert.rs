@@ -118,17 +118,20 @@ fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<P
             message: message.clone(),
         }
     });
-    let endpoints = kernel.endpoints_failed.iter().map(|(id, message)| {
+    let endpoint = |(id, message): (&String, &String)| {
         let row = id.parse().ok().and_then(|id| view.endpoints.get(&id));
         Problem {
             object: format!("endpoint {}", row.map_or(id.as_str(), |row| &row.name)),
             message: message.clone(),
         }
-    });
+    };
+    let endpoints = kernel.endpoints_failed.iter().map(endpoint);
+    let services = kernel.services_failed.iter().map(endpoint);
     fault
         .chain(guard)
         .chain(networks)
         .chain(endpoints)
+        .chain(services)
         .collect()
 }
 

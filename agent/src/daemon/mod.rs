@@ -13,6 +13,7 @@ mod marker;
 mod member;
 mod not_yet;
 mod reconcile;
+mod service_plane;
 mod services;
 mod wait;
 

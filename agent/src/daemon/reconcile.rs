@@ -1,5 +1,5 @@
 //! Makes the kernel match the cluster's state: the one place where the replicated view meets the
-//! overlay.
+//! overlay, and [`ServicePlane`] what rests on it.
 //!
 //! Level-triggered: it subscribes first, looks at everything once, then at what changes touch,
 //! and at everything again every `resync`. Adoption after a start, repair of drift and
@@ -19,7 +19,7 @@ use weft_overlay::host::{HostError, HostMonitor};
 use weft_overlay::{Overlay, ReconcileReport, Scope, Spec};
 use weft_raft::command::Command;
 use weft_raft::control::ControlPlane;
-use weft_raft::model::{EndpointId, NetworkId, NodeId, Revision, View};
+use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
 use weft_raft::watch::{Subscription, WatchItem};
 
 use super::events::Events;
@@ -27,6 +27,8 @@ use super::facts::FactsKeeper;
 use super::health::Health;
 use super::liveness::Liveness;
 use super::marker::Marker;
+use super::service_plane::ServicePlane;
+use crate::translate::services::Here;
 use crate::translate::{self, Dirty, Index};
 
 /// Name of the nftables table that drops frames of non-members.
@@ -52,6 +54,9 @@ pub(super) struct KernelState {
     pub(super) failed: BTreeMap<String, String>,
     /// Endpoints (by id) that could not be programmed, and why.
     pub(super) endpoints_failed: BTreeMap<String, String>,
+    /// Endpoints (by id) whose containers do not have the service addresses that they should, and
+    /// why.
+    pub(super) services_failed: BTreeMap<String, String>,
     /// Why frames of non-members are not being dropped, if so.
     pub(super) guard_error: Option<String>,
     /// Frames of non-members dropped so far.
@@ -63,9 +68,24 @@ pub(super) struct KernelState {
 }
 
 impl KernelState {
+    /// Why an endpoint of this node is not as it should be, if it is not.
+    pub(super) fn failure(&self, row: &Endpoint) -> Option<&String> {
+        let id = row.id.to_string();
+        self.endpoints_failed
+            .get(&id)
+            .or_else(|| self.failed.get(&row.network.to_string()))
+            .or_else(|| self.services_failed.get(&id))
+    }
+
     /// Whether anything has to be tried again.
     fn has_failures(&self) -> bool {
-        !self.failed.is_empty() || !self.endpoints_failed.is_empty() || self.guard_error.is_some()
+        !self.is_all_applied() || !self.endpoints_failed.is_empty()
+    }
+
+    /// Whether all that was tried is in the kernel. An endpoint that cannot be attached does not
+    /// count: nothing else depends on it.
+    fn is_all_applied(&self) -> bool {
+        self.failed.is_empty() && self.services_failed.is_empty() && self.guard_error.is_none()
     }
 }
 
@@ -83,6 +103,7 @@ pub(super) struct Reconciler {
     view: View,
     index: Index,
     dirty: Dirty,
+    services: ServicePlane,
     state: watch::Sender<Arc<KernelState>>,
     next_full: Instant,
     resync: Duration,
@@ -122,6 +143,7 @@ impl Reconciler {
             facts: FactsKeeper::new(parts.control.clone()),
             marker: Marker::new(&parts.run_dir),
             health: parts.health,
+            services: ServicePlane::new(parts.control.clone()),
             control: parts.control,
             overlay: parts.overlay,
             guard: None,
@@ -145,7 +167,7 @@ impl Reconciler {
     /// Runs until `stop`. The kernel is left as it is: it goes on forwarding.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
-            let wakeup = [self.retry_at, self.facts.wakeup()]
+            let wakeup = [self.retry_at, self.facts.wakeup(), self.services.wakeup()]
                 .into_iter()
                 .flatten()
                 .fold(self.next_full, Instant::min);
@@ -164,6 +186,7 @@ impl Reconciler {
                 gone = self.liveness.next() => {
                     let row = self.view.endpoints.get(&gone);
                     self.dirty.networks.extend(row.map(|row| row.network));
+                    self.services.look_at(gone);
                 }
                 () = tokio::time::sleep_until(wakeup) => {}
                 () = stop.cancelled() => return,
@@ -182,6 +205,7 @@ impl Reconciler {
         match item {
             WatchItem::Snapshot(view) => {
                 self.index = Index::of(&view);
+                self.services.snapshot(&view);
                 self.view = (*view).clone();
                 self.dirty = Dirty::everything();
                 self.events.snapshot(self.view.revision);
@@ -191,6 +215,7 @@ impl Reconciler {
                 self.events
                     .changes(&self.view, &self.index, local, revision, &changes);
                 self.dirty.merge(self.index.apply(&self.view, &changes));
+                self.services.changes(&self.view, &changes);
                 self.view.apply(revision, &changes);
             }
         }
@@ -200,6 +225,7 @@ impl Reconciler {
         let now = Instant::now();
         // Here, whatever comes of the pass: a time that stays in the past would wake at once.
         self.facts.woken(now);
+        self.services.woken(now);
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
             self.mark_failed();
@@ -228,7 +254,7 @@ impl Reconciler {
         self.facts.keep(&self.view, member.node).await;
         let periodic = now >= self.next_full;
         let full = periodic || self.dirty.all;
-        let quiet = self.dirty.is_clean();
+        let quiet = self.dirty.is_clean() && self.services.is_clean();
         let mut next = (**self.state.borrow()).clone();
         next.seen = self.view.revision;
         if full || self.dirty.members {
@@ -242,6 +268,11 @@ impl Reconciler {
             self.overlay_pass(member.node, Some(networks), quiet, &mut next)
                 .await;
         }
+        if full || !self.services.is_clean() {
+            self.services_pass(member.node, full, quiet, &mut next)
+                .await;
+        }
+        self.tell_ready(member.node, &next);
         if !quiet {
             self.liveness.watch(&self.view, member.node);
         }
@@ -261,6 +292,9 @@ impl Reconciler {
         let rows = endpoints.filter_map(|id| self.view.endpoints.get(&id));
         self.dirty.networks.extend(rows.map(|row| row.network));
         self.dirty.members |= state.guard_error.is_some();
+        if let Some(member) = self.control.membership() {
+            self.services.retry(member.node);
+        }
     }
 
     /// The replicated state may be behind what this kernel already reflects: a manager that is
@@ -292,6 +326,7 @@ impl Reconciler {
         self.marker.clear();
         self.liveness.watch_none();
         self.health.watch_none();
+        self.services.clear().await;
         let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
         self.remove_guard();
         if report.ops > 0 {
@@ -368,6 +403,34 @@ impl Reconciler {
         self.note(report, &spec, only.as_ref(), quiet, next);
     }
 
+    /// After the networks: what comes is reached before it is balanced to.
+    async fn services_pass(
+        &mut self,
+        node: NodeId,
+        full: bool,
+        quiet: bool,
+        next: &mut KernelState,
+    ) {
+        let here = Here {
+            node,
+            boot_id: &self.boot_id,
+        };
+        let services = &mut self.services;
+        let ops = services.reconcile(&self.view, here, full, next).await;
+        note_ops(ops, quiet, next);
+    }
+
+    fn tell_ready(&mut self, node: NodeId, next: &KernelState) {
+        let here = Here {
+            node,
+            boot_id: &self.boot_id,
+        };
+        let removing = &self.removing;
+        let is_there =
+            |row: &Endpoint| next.failure(row).is_none() && !removing.contains_key(&row.id);
+        self.services.tell_ready(&self.view, here, is_there);
+    }
+
     /// An endpoint that was attached before the host booted has no namespace any more, even when
     /// a new one happens to have its number.
     fn drop_of_earlier_boots(
@@ -399,14 +462,7 @@ impl Reconciler {
         quiet: bool,
         next: &mut KernelState,
     ) {
-        next.ops += report.ops as u64;
-        if quiet && report.ops > 0 {
-            next.repairs += report.ops as u64;
-            info!(
-                ops = report.ops,
-                "put back what had been changed behind our back"
-            );
-        }
+        note_ops(report.ops, quiet, next);
         match only {
             None => {
                 next.failed.clear();
@@ -467,7 +523,7 @@ impl Reconciler {
     }
 
     fn finish(&mut self, mut next: KernelState) {
-        if next.failed.is_empty() && next.guard_error.is_none() {
+        if next.is_all_applied() {
             next.applied = next.seen;
             self.control.report_applied(next.applied);
         }
@@ -486,6 +542,15 @@ impl Reconciler {
             *state = Arc::new(next);
             changed
         });
+    }
+}
+
+/// Counts changes of the kernel; with `quiet`, nothing else had changed.
+fn note_ops(ops: usize, quiet: bool, next: &mut KernelState) {
+    next.ops += ops as u64;
+    if quiet && ops > 0 {
+        next.repairs += ops as u64;
+        info!(ops, "put back what had been changed behind our back");
     }
 }
 

@@ -132,11 +132,7 @@ pub(super) fn endpoint_state(
     applied: Option<&AppliedMap>,
 ) -> (EndpointState, Option<String>) {
     if row.node == this {
-        let failed = kernel
-            .endpoints_failed
-            .get(&row.id.to_string())
-            .or_else(|| kernel.failed.get(&row.network.to_string()));
-        return match failed {
+        return match kernel.failure(row) {
             Some(why) => (EndpointState::Failed, Some(why.clone())),
             None if kernel.seen >= row.revision => (EndpointState::Ready, None),
             None => (EndpointState::Pending, None),

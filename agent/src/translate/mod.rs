@@ -3,6 +3,7 @@
 
 mod health;
 mod index;
+pub(crate) mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -1,0 +1,148 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tracing::warn;
+use weft_lb::Balancer;
+use weft_netns::Identity;
+use weft_overlay::NetnsRef;
+
+use super::plan::{Plan, Scope, Wanted, plan};
+use super::table::{self, Done, Job, Outcome, Work};
+use crate::translate::services::ServicesDirty;
+
+/// Containers that are worked on at a time; what they wait for is mostly the kernel.
+const AT_A_TIME: usize = 4;
+/// A table that turns out to be lost is made anew in the second round.
+const ROUNDS: usize = 2;
+
+/// The service addresses in this node's containers: a table in the namespace of each that has
+/// any.
+#[derive(Debug, Default)]
+pub(super) struct Containers {
+    /// Where a table is or may be.
+    tables: BTreeMap<Identity, Table>,
+    /// Containers whose table is not as wanted, and why.
+    failed: BTreeMap<Identity, String>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Held open, so that nobody else can change it.
+    balancer: Option<Balancer>,
+    /// Ways to the namespace.
+    netns: BTreeSet<NetnsRef>,
+}
+
+impl Containers {
+    /// Brings what is in the scope to what is wanted; answers with how many changes that took.
+    pub(super) async fn reconcile(&mut self, wanted: Wanted<'_>, scope: Scope<'_>) -> usize {
+        let mut ops = 0;
+        let mut work = plan(wanted, &self.known(), scope);
+        for _ in 0..ROUNDS {
+            let mut lost = ServicesDirty::default();
+            for done in self.carry_out(work).await {
+                let place = (wanted.here.node, done.place);
+                if matches!(done.outcome, Outcome::Lost(_)) {
+                    lost.places.insert(place);
+                }
+                ops += self.note(done);
+            }
+            if lost.is_clean() {
+                break;
+            }
+            work = plan(wanted, &self.known(), Scope::Touched(&lost));
+        }
+        ops
+    }
+
+    /// Takes away every table that is known.
+    pub(super) async fn remove_all(&mut self) {
+        let places = self.known().into_iter();
+        let work = places.map(|place| (place, (Work::Remove, BTreeSet::new())));
+        for done in self.carry_out(work.collect()).await {
+            self.note(done);
+        }
+        self.failed.clear();
+    }
+
+    /// Containers whose tables are not as wanted, and why.
+    pub(super) fn failed(&self) -> &BTreeMap<Identity, String> {
+        &self.failed
+    }
+
+    async fn carry_out(&mut self, work: Plan) -> Vec<Done> {
+        let mut jobs = Vec::new();
+        for (place, (work, netns)) in work {
+            jobs.push(self.job(place, work, netns));
+        }
+        let running = jobs.into_iter().map(|job| async move {
+            let place = job.place;
+            let done = tokio::task::spawn_blocking(move || table::carry_out(job)).await;
+            done.unwrap_or_else(|error| Done {
+                place,
+                balancer: None,
+                outcome: Outcome::Failed(error.to_string()),
+            })
+        });
+        let done = stream::iter(running).buffer_unordered(AT_A_TIME);
+        done.collect().await
+    }
+
+    fn known(&self) -> BTreeSet<Identity> {
+        self.tables.keys().copied().collect()
+    }
+
+    fn job(&mut self, place: Identity, work: Work, netns: BTreeSet<NetnsRef>) -> Job {
+        if matches!(work, Work::Make(_)) {
+            self.tables.entry(place).or_default();
+        }
+        let Some(table) = self.tables.get_mut(&place) else {
+            return Job {
+                place,
+                netns,
+                balancer: None,
+                work,
+            };
+        };
+        // A container that has been detached has no endpoint to know its namespace from.
+        if !netns.is_empty() {
+            table.netns = netns;
+        }
+        Job {
+            place,
+            netns: table.netns.clone(),
+            balancer: table.balancer.take(),
+            work,
+        }
+    }
+
+    fn note(&mut self, done: Done) -> usize {
+        let Done {
+            place,
+            balancer,
+            outcome,
+        } = done;
+        if let Outcome::Failed(why) = &outcome {
+            if self.failed.get(&place) != Some(why) {
+                warn!(
+                    ?place,
+                    why, "service addresses could not be programmed; trying again"
+                );
+            }
+            self.failed.insert(place, why.clone());
+            return 0;
+        }
+        self.failed.remove(&place);
+        match (&outcome, balancer) {
+            (Outcome::Done(_), None) | (Outcome::Gone, _) => {
+                self.tables.remove(&place);
+            }
+            (_, balancer) => self.tables.entry(place).or_default().balancer = balancer,
+        }
+        match outcome {
+            Outcome::Done(ops) | Outcome::Lost(ops) => ops,
+            Outcome::Gone | Outcome::Failed(_) => 0,
+        }
+    }
+}

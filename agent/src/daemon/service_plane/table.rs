@@ -1,0 +1,217 @@
+//! One container's table, read and changed on a thread that may block.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::debug;
+use weft_lb::spec::{Changes, Spec};
+use weft_lb::{Balancer, BalancerError};
+use weft_netns::{Identity, Netns};
+use weft_overlay::NetnsRef;
+
+/// Name of the nftables table with the service addresses of a namespace.
+pub(super) const TABLE: &str = "weft-lb";
+
+/// What is to be done with the table of a container.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Which container.
+    pub(super) place: Identity,
+    /// Ways to its namespace.
+    pub(super) netns: BTreeSet<NetnsRef>,
+    /// Its table, if it is held open.
+    pub(super) balancer: Option<Balancer>,
+    /// What to do.
+    pub(super) work: Work,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// Make the table say this and nothing else.
+    Make(Arc<Spec>),
+    /// Change these services of a table that is held open.
+    Change(Changes),
+    /// Let there be no table.
+    Remove,
+    /// The same where none is known to be: whatever stands in the way is no failure.
+    Sweep,
+}
+
+/// What came of a [`Job`].
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Which container.
+    pub(super) place: Identity,
+    /// Its table, to be held open. An open one keeps the namespace alive.
+    pub(super) balancer: Option<Balancer>,
+    /// How it ended.
+    pub(super) outcome: Outcome,
+}
+
+/// How a [`Job`] ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// As wanted, after so many changes.
+    Done(usize),
+    /// The container has ended.
+    Gone,
+    /// The table was not there any more and has been made with the changed services alone.
+    Lost(usize),
+    /// Why it could not be done.
+    Failed(String),
+}
+
+/// A namespace that could not be entered, or a table that could not be made.
+#[derive(Debug)]
+enum Trouble {
+    Gone,
+    Failed(String),
+}
+
+impl From<BalancerError> for Trouble {
+    fn from(error: BalancerError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Does it. Blocks.
+pub(super) fn carry_out(job: Job) -> Done {
+    let Job {
+        place,
+        netns,
+        balancer,
+        work,
+    } = job;
+    let done = match work {
+        Work::Make(spec) => make(&netns, balancer, &spec),
+        Work::Change(changes) => match balancer {
+            Some(balancer) => change(balancer, &changes),
+            // Nothing is held open: there is nothing that only some services could be changed of.
+            None => Ok((None, Outcome::Lost(0))),
+        },
+        Work::Remove => remove(&netns, balancer).map(|()| (None, Outcome::Done(1))),
+        Work::Sweep => {
+            if let Err(Trouble::Failed(why)) = remove(&netns, None) {
+                debug!(?place, why, "not looked for a left-over table");
+            }
+            Ok((None, Outcome::Done(0)))
+        }
+    };
+    let (balancer, outcome) = done.unwrap_or_else(|trouble| match trouble {
+        Trouble::Gone => (None, Outcome::Gone),
+        // A socket that an error came from may have more of it to say: it is opened anew.
+        Trouble::Failed(why) => (None, Outcome::Failed(why)),
+    });
+    Done {
+        place,
+        balancer,
+        outcome,
+    }
+}
+
+fn make(
+    netns: &BTreeSet<NetnsRef>,
+    balancer: Option<Balancer>,
+    spec: &Spec,
+) -> Result<(Option<Balancer>, Outcome), Trouble> {
+    // Also when the table is held open, or the container would never be seen to end.
+    let namespace = open(netns)?;
+    let mut balancer = match balancer {
+        Some(balancer) => balancer,
+        None => Balancer::open(&namespace, TABLE)?,
+    };
+    let report = balancer.reconcile(spec)?;
+    let ops = report.ops + usize::from(report.created);
+    Ok((Some(balancer), Outcome::Done(ops)))
+}
+
+fn change(
+    mut balancer: Balancer,
+    changes: &Changes,
+) -> Result<(Option<Balancer>, Outcome), Trouble> {
+    let report = balancer.change(changes)?;
+    let outcome = match report.created {
+        true => Outcome::Lost(report.ops),
+        false => Outcome::Done(report.ops),
+    };
+    Ok((Some(balancer), outcome))
+}
+
+fn remove(netns: &BTreeSet<NetnsRef>, balancer: Option<Balancer>) -> Result<(), Trouble> {
+    let balancer = match balancer {
+        Some(balancer) => balancer,
+        None => Balancer::open(&open(netns)?, TABLE)?,
+    };
+    Ok(balancer.remove()?)
+}
+
+/// Opens a namespace by the first way that still leads to it.
+fn open(netns: &BTreeSet<NetnsRef>) -> Result<Netns, Trouble> {
+    let mut trouble = Trouble::Gone;
+    for reference in netns {
+        if reference.is_gone() {
+            continue;
+        }
+        let meant = Identity {
+            device: reference.device,
+            inode: reference.inode,
+        };
+        match Netns::open(&reference.path) {
+            Ok(found) if found.identity() == meant => return Ok(found),
+            // It went a moment ago.
+            Ok(_) => {}
+            Err(_) if reference.is_gone() => {}
+            Err(error) => trouble = Trouble::Failed(error.to_string()),
+        }
+    }
+    Err(trouble)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn reference(path: &std::path::Path, inode: u64) -> NetnsRef {
+        let device = std::fs::metadata(path).map_or(0, |found| found.dev());
+        NetnsRef {
+            path: path.to_owned(),
+            device,
+            inode,
+        }
+    }
+
+    fn ended(netns: NetnsRef, work: Work) -> Outcome {
+        let job = Job {
+            place: Identity {
+                device: netns.device,
+                inode: netns.inode,
+            },
+            netns: BTreeSet::from([netns]),
+            balancer: None,
+            work,
+        };
+        carry_out(job).outcome
+    }
+
+    #[test]
+    fn a_container_whose_path_leads_elsewhere_has_ended() {
+        let own = std::path::Path::new("/proc/self/ns/net");
+        let missing = std::path::Path::new("/nonexistent/net");
+        for netns in [reference(own, 1), reference(missing, 1)] {
+            let spec = Arc::new(Spec::new());
+            assert_eq!(ended(netns.clone(), Work::Make(spec)), Outcome::Gone);
+            assert_eq!(ended(netns.clone(), Work::Remove), Outcome::Gone);
+            assert_eq!(ended(netns, Work::Sweep), Outcome::Done(0));
+        }
+    }
+
+    #[test]
+    fn a_change_of_a_table_that_is_not_open_asks_for_the_whole() {
+        let own = std::path::Path::new("/proc/self/ns/net");
+        let outcome = ended(reference(own, 1), Work::Change(Changes::new()));
+        assert_eq!(outcome, Outcome::Lost(0));
+    }
+}

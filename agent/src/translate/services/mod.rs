@@ -1,0 +1,182 @@
+//! Services in kernel words: which addresses each container balances, and over what.
+
+mod index;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use weft_lb::spec::{self as lb, Address, Backend, MaglevSize, Ports, ServiceKey, Spec};
+use weft_netns::Identity;
+use weft_overlay::NetnsRef;
+use weft_raft::model::{
+    Availability, BackendState, Endpoint, EndpointId, NetworkId, Node, NodeId, NodeStatus,
+    Scheduler, Service, View,
+};
+
+pub(crate) use index::{ServiceIndex, ServicesDirty, Vip};
+
+use super::netns;
+
+/// Of which host, since which start of it, something is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Here<'a> {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Its boot: a namespace of an earlier one is gone, whatever has its number now.
+    pub(crate) boot_id: &'a str,
+}
+
+/// A container of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Container {
+    /// Its endpoints.
+    pub(crate) endpoints: BTreeSet<EndpointId>,
+    /// The networks that it is on.
+    pub(crate) networks: BTreeSet<NetworkId>,
+    /// Ways to its namespace; endpoints may have been attached by different ones.
+    pub(crate) netns: BTreeSet<NetnsRef>,
+}
+
+/// The container that has this namespace; `None` when no endpoint of this boot is there.
+pub(crate) fn container(
+    view: &View,
+    index: &ServiceIndex,
+    here: Here<'_>,
+    place: Identity,
+) -> Option<Container> {
+    let mut container = Container::default();
+    for id in index.endpoints_at((here.node, place)) {
+        let Some(row) = view.endpoints.get(&id) else {
+            continue;
+        };
+        if row.attachment.boot_id == here.boot_id {
+            container.endpoints.insert(id);
+            container.networks.insert(row.network);
+            container.netns.insert(netns(&row.attachment));
+        }
+    }
+    (!container.endpoints.is_empty()).then_some(container)
+}
+
+/// What a container balances: the addresses of the services on its networks.
+///
+/// Where networks overlap and two services have one address, the container gets that of the first
+/// network; it has no way of its own to tell them apart either.
+pub(crate) fn container_services(view: &View, index: &ServiceIndex, container: &Container) -> Spec {
+    let mut spec = Spec::new();
+    for network in &container.networks {
+        for vip in index.vips_on(*network) {
+            let key = key(vip);
+            if !spec.contains_key(&key)
+                && let Some(service) = service_at(view, index, vip)
+            {
+                spec.insert(key, service);
+            }
+        }
+    }
+    spec
+}
+
+/// What a container balances at one address, as part of [`container_services`].
+pub(crate) fn container_service(
+    view: &View,
+    index: &ServiceIndex,
+    container: &Container,
+    (_, address): Vip,
+) -> Option<lb::Service> {
+    let networks = container.networks.iter();
+    networks
+        .map(|network| (*network, address))
+        .find_map(|vip| service_at(view, index, vip))
+}
+
+/// Whether a container balances anything.
+pub(crate) fn has_services(index: &ServiceIndex, container: &Container) -> bool {
+    let mut networks = container.networks.iter();
+    networks.any(|network| index.vips_on(*network).next().is_some())
+}
+
+/// How a service address is named in a container's table: with every port and protocol.
+pub(crate) fn key((_, address): Vip) -> ServiceKey {
+    ServiceKey {
+        address: Address::Vip(address.into()),
+        ports: Ports::All,
+    }
+}
+
+/// Endpoints of this node that are to be called ready once the kernel reflects them: members of
+/// services without a health check, or without one any more.
+pub(crate) fn ready_once_there<'a>(
+    view: &'a View,
+    index: &'a ServiceIndex,
+    here: Here<'a>,
+) -> impl Iterator<Item = &'a Endpoint> {
+    let rows = index
+        .waiting_on(here.node)
+        .filter_map(|id| view.endpoints.get(&id));
+    rows.map(AsRef::as_ref).filter(move |row| {
+        let service = row.service.and_then(|id| view.services.get(&id));
+        row.attachment.boot_id == here.boot_id
+            && service.is_some_and(|service| service.health.is_none())
+    })
+}
+
+fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service> {
+    let service = view.services.get(&index.service_at(vip)?)?;
+    let (network, _) = vip;
+    let members = index
+        .members(service.id)
+        .filter_map(|id| view.endpoints.get(&id));
+    let backends: BTreeMap<Backend, u16> = members
+        .filter(|row| row.network == network)
+        .filter_map(|row| {
+            let node = view.nodes.get(&row.node)?;
+            let backend = Backend {
+                address: IpAddr::V4(row.ipv4),
+                port: None,
+            };
+            Some((backend, weight(row, node)?))
+        })
+        .collect();
+    Some(lb::Service {
+        scheduler: scheduler(service, backends.len()),
+        backends,
+    })
+}
+
+/// Its part of the new flows; with 0 it keeps those that it has. `None`: it is not there.
+pub(crate) fn weight(row: &Endpoint, node: &Node) -> Option<u16> {
+    if node.status == NodeStatus::Down {
+        return None;
+    }
+    match row.backend {
+        BackendState::Starting => None,
+        BackendState::Ready if node.availability == Availability::Active => Some(row.weight),
+        BackendState::Ready | BackendState::Unhealthy | BackendState::Draining => Some(0),
+    }
+}
+
+fn scheduler(service: &Service, backends: usize) -> lb::Scheduler {
+    match service.scheduler {
+        Scheduler::RoundRobin => lb::Scheduler::RoundRobin,
+        Scheduler::WeightedRoundRobin => lb::Scheduler::WeightedRoundRobin,
+        // Who has fewer flows is not counted; chance comes nearest to it.
+        Scheduler::Random | Scheduler::LeastConnections => lb::Scheduler::Random,
+        Scheduler::SourceHash => lb::Scheduler::SourceHash,
+        Scheduler::Maglev => lb::Scheduler::Maglev(maglev_size(backends)),
+    }
+}
+
+/// Another size moves most flows, so a service that grows should rarely need one.
+fn maglev_size(backends: usize) -> MaglevSize {
+    let medium = usize::from(MaglevSize::Medium.slots()) / lb::MAGLEV_SLOTS_PER_BACKEND;
+    match backends <= medium {
+        true => MaglevSize::Medium,
+        false => MaglevSize::Large,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
