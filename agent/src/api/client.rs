@@ -23,7 +23,7 @@ use super::types::{
     InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role,
     Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token, WaitRequest,
 };
-use super::{MAX_WAIT, REQUEST_TIMEOUT};
+use super::{DETACH_TIMEOUT, MAX_WAIT, REQUEST_TIMEOUT};
 use crate::exit::CliError;
 
 /// A connection takes no longer than this on one machine, unless the agent is stuck.
@@ -147,7 +147,9 @@ impl Client {
     /// See [`super::Backend::detach`].
     pub async fn detach(&self, endpoint: &str, force: bool) -> Result<Endpoint, CliError> {
         let path = format!("/v1/endpoints/{}?force={force}", segment(endpoint));
-        self.delete(&path).await
+        let limit = DETACH_TIMEOUT + TIMEOUT_MARGIN;
+        let answer = self.ask(Method::DELETE, &path, Bytes::new(), limit).await?;
+        self.decode(&answer)
     }
 
     /// See [`super::Backend::services`].

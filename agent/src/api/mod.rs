@@ -21,5 +21,8 @@ pub use backend::{Backend, Events, Reply, WaitFor};
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest that one request waits for kernels to catch up.
 pub const MAX_WAIT: Duration = Duration::from_secs(3600);
-/// How long it waits when not told.
+/// Longest that a detach takes: the longest that a backend may be drained, and what comes before
+/// and after.
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(3600 + 60);
+/// How long a wait may take when it is not told.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(30);

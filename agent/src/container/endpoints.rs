@@ -157,7 +157,8 @@ impl Endpoints {
         let mut failure = None;
         let mut kept = 0;
         while let Some(id) = left.get(kept) {
-            match self.client.detach(id, false).await {
+            // Not drained: whoever would end its flows has ended.
+            match self.client.detach(id, true).await {
                 Err(error) if !is_gone(&error) => {
                     failure = Some(error);
                     kept += 1;

@@ -8,17 +8,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::warn;
-use weft_raft::command::{Command, EndpointSpec, Object};
-use weft_raft::model::{self, Attachment, EndpointId, NodeId, Revision};
+use weft_raft::command::{Command, EndpointSpec, Object, RefusalKind};
+use weft_raft::control::ProposeError;
+use weft_raft::model::{self, Attachment, BackendState, EndpointId, NodeId, Revision};
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::reconcile::KernelState;
+use super::service_plane;
 use crate::api::lookup;
 use crate::api::types::{ApiError, AttachRequest, Endpoint, ErrorCode};
 use crate::container::{self, NetnsIdentity};
 
 /// How long the kernel of this node may take.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long the cluster may take to call a new backend ready. It goes on without.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the kernels of the network's other nodes are waited for. A node that is behind for
 /// longer is no reason to hold back an endpoint that works towards all others.
@@ -44,6 +49,7 @@ pub(super) async fn attach(daemon: Daemon, request: AttachRequest) -> Result<End
     };
     match programmed(&daemon, &row).await {
         Ok(()) => {
+            let row = taking_traffic(&daemon, row).await;
             elsewhere(&daemon, &row).await;
             Ok(daemon.describe(&row, None))
         }
@@ -57,7 +63,8 @@ pub(super) async fn attach(daemon: Daemon, request: AttachRequest) -> Result<End
     }
 }
 
-/// Removes an endpoint; answers when this node's kernel no longer has it.
+/// Removes an endpoint; answers when this node's kernel no longer has it. A member of a service is
+/// drained first, unless forced.
 pub(super) async fn detach(
     daemon: Daemon,
     wanted: String,
@@ -82,10 +89,18 @@ pub(super) async fn detach(
         ));
     }
     let was = daemon.describe(&row, None);
-    let applied = daemon
-        .control
-        .propose(Command::RemoveEndpoint { id: row.id }, PROPOSE_TIMEOUT)
-        .await?;
+    if !force {
+        service_plane::drain(&daemon, &row).await?;
+    }
+    let remove = Command::RemoveEndpoint { id: row.id };
+    let applied = match daemon.control.propose(remove, PROPOSE_TIMEOUT).await {
+        Ok(applied) => applied,
+        // It was there a moment ago: somebody else has removed it meanwhile.
+        Err(ProposeError::Refused(refusal)) if refusal.kind == RefusalKind::NotFound => {
+            return Ok(was);
+        }
+        Err(error) => return Err(error.into()),
+    };
     if row.node == this {
         // The row is gone either way; a kernel that cannot follow is shown by `status`.
         let _ = seen(&daemon, applied.revision).await;
@@ -184,12 +199,7 @@ fn is_sandbox(netns_dir: &Path, identity: &NetnsIdentity) -> bool {
 /// Waits until the kernel was brought to the revision that made the endpoint.
 async fn programmed(daemon: &Daemon, row: &Arc<model::Endpoint>) -> Result<(), ApiError> {
     let kernel = seen(daemon, row.revision).await?;
-    let id = row.id.to_string();
-    let why = kernel
-        .endpoints_failed
-        .get(&id)
-        .or_else(|| kernel.failed.get(&row.network.to_string()));
-    if let Some(why) = why {
+    if let Some(why) = kernel.failure(row) {
         return Err(ApiError::failed(format!(
             "endpoint `{}` cannot be attached: {why}",
             row.name
@@ -206,6 +216,32 @@ async fn programmed(daemon: &Daemon, row: &Arc<model::Endpoint>) -> Result<(), A
             row.name
         )))
     }
+}
+
+/// Waits, not for long, until a member of a service is ready where nothing but its being there is
+/// asked for: who takes another backend away after this one has come loses no request.
+async fn taking_traffic(daemon: &Daemon, row: Arc<model::Endpoint>) -> Arc<model::Endpoint> {
+    let Some(service) = row.service else {
+        return row;
+    };
+    let mut changes = daemon.control.subscribe();
+    let reached = async {
+        // The first item is what there is.
+        while changes.next().await.is_some() {
+            let (now, waits) = daemon.control.with_view(|view| {
+                let now = view.endpoints.get(&row.id).cloned();
+                let service = view.services.get(&service);
+                (now, service.is_some_and(|service| service.health.is_none()))
+            });
+            let starting = |row: &Arc<model::Endpoint>| row.backend == BackendState::Starting;
+            if !waits || !now.as_ref().is_some_and(starting) {
+                return now;
+            }
+        }
+        None
+    };
+    let reached = tokio::time::timeout(READY_TIMEOUT, reached).await;
+    reached.ok().flatten().unwrap_or(row)
 }
 
 /// Waits, not for long, until the network's other nodes know the endpoint. Without it the first

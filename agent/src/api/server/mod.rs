@@ -38,7 +38,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: usize = 512;
 /// Requests that are worked on at once, waits and event streams apart.
 const MAX_REQUESTS: usize = 128;
-/// Waits and event streams at once.
+/// Waits, detaches and event streams at once.
 const MAX_WAITERS: usize = 256;
 /// What is being answered when the agent stops has this long.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -182,7 +182,7 @@ async fn gate(
 ) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let response = if routes::LONG.contains(&path.as_str()) {
+    let response = if routes::is_long(&method, &path) {
         next.run(request).await
     } else {
         let Ok(_permit) = api.requests.try_acquire() else {
@@ -190,7 +190,7 @@ async fn gate(
         };
         timeout(REQUEST_TIMEOUT, next.run(request))
             .await
-            .unwrap_or_else(|_| overdue().into_response())
+            .unwrap_or_else(|_| Refused(overdue(REQUEST_TIMEOUT)).into_response())
     };
     if !method.is_safe() {
         let status = response.status().as_u16();
@@ -206,14 +206,14 @@ fn busy() -> Refused {
     ))
 }
 
-fn overdue() -> Refused {
-    Refused(ApiError::new(
+fn overdue(limit: Duration) -> ApiError {
+    ApiError::new(
         ErrorCode::TimedOut,
         format!(
             "the agent was not done within {} s; it may be done yet",
-            REQUEST_TIMEOUT.as_secs()
+            limit.as_secs()
         ),
-    ))
+    )
 }
 
 #[cfg(test)]

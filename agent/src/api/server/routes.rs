@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -15,16 +15,20 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{Answer, Body, Path, Query, Refused};
-use super::{Api, busy, services};
+use super::{Api, busy, overdue, services};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, DetachQuery, Endpoint, EndpointUpdateRequest, ErrorCode,
     Event, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
     Role, Status, Token, WaitRequest,
 };
-use crate::api::{DEFAULT_WAIT, MAX_WAIT, WaitFor};
+use crate::api::{DEFAULT_WAIT, DETACH_TIMEOUT, MAX_WAIT, WaitFor};
 
-/// Routes that answer when something happens, with limits of their own.
-pub(super) const LONG: [&str; 2] = ["/v1/wait", "/v1/events"];
+/// Whether a request is answered when something happens, with limits of its own.
+pub(super) fn is_long(method: &Method, path: &str) -> bool {
+    let drains = method == Method::DELETE && path.starts_with("/v1/endpoints/");
+    drains || ["/v1/wait", "/v1/events"].contains(&path)
+}
+
 /// The backend minds the time that it was given; past it by this much it is stuck.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
@@ -283,7 +287,7 @@ async fn endpoint_update(
     Ok(Json(api.backend.endpoint_update(endpoint, request).await?))
 }
 
-/// Remove an endpoint
+/// Remove an endpoint; without `force`, a member of a service is drained first
 #[utoipa::path(delete, path = "/v1/endpoints/{endpoint}", tag = "endpoints",
     params(
         ("endpoint" = String, Path,
@@ -300,7 +304,11 @@ async fn detach(
     Path(endpoint): Path<String>,
     Query(query): Query<DetachQuery>,
 ) -> Answer<Endpoint> {
-    Ok(Json(api.backend.detach(endpoint, query.force).await?))
+    let _permit = api.waiters.try_acquire().map_err(|_| busy())?;
+    match timeout(DETACH_TIMEOUT, api.backend.detach(endpoint, query.force)).await {
+        Ok(detached) => Ok(Json(detached?)),
+        Err(_) => Err(overdue(DETACH_TIMEOUT).into()),
+    }
 }
 
 /// Wait until every ready node's kernel reflects something; answers with the log index

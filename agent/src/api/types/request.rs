@@ -139,7 +139,8 @@ pub struct AttachRequest {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct DetachQuery {
-    /// Also when the endpoint is on another node, or its namespace is gone.
+    /// Also when the endpoint is on another node, or its namespace is gone; and a member of a
+    /// service at once, whatever flows it has.
     pub force: bool,
 }
 

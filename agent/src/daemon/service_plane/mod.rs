@@ -6,6 +6,7 @@
 //! A container without such an address has no table and is never touched.
 
 mod containers;
+mod drain;
 mod plan;
 mod ready;
 mod table;
@@ -15,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 use weft_raft::control::ControlPlane;
 use weft_raft::model::{Change, Endpoint, EndpointId, NodeId, View};
+
+pub(super) use self::drain::drain;
 
 use self::containers::Containers;
 use self::plan::{Scope, Wanted};
