@@ -12,6 +12,7 @@ mod t30_refusals;
 mod t40_run;
 mod t45_api;
 mod t50_crash;
+mod t60_services;
 mod t60_services_cli;
 mod t70_quickstart;
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         t40_run::CASES,
         t45_api::CASES,
         t50_crash::CASES,
+        t60_services::CASES,
         t60_services_cli::CASES,
         t70_quickstart::CASES,
     ];
