@@ -14,7 +14,7 @@ const DESTINATION_PORT: u32 = 2;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 /// `RTN_LOCAL`.
-const ROUTE_LOCAL: u32 = 2;
+pub(crate) const ROUTE_LOCAL: u32 = 2;
 
 /// `meta priority set ip daddr . meta l4proto . th dport map @services4`, and then
 /// `meta priority vmap @classes`. A packet of no service passes by. The detour through the priority
@@ -200,7 +200,7 @@ impl Words {
 }
 
 /// Loads one of the transport header's ports.
-fn port_value(offset: u32, register: Register) -> Expr {
+pub(crate) fn port_value(offset: u32, register: Register) -> Expr {
     Expr::Payload {
         base: PayloadBase::TRANSPORT,
         offset,

@@ -189,14 +189,14 @@ fn port_bytes(port: Option<NonZeroU16>) -> [u8; 4] {
     padded(&port.map_or(0, NonZeroU16::get).to_be_bytes())
 }
 
-fn address_bytes(address: IpAddr) -> Vec<u8> {
+pub(crate) fn address_bytes(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-fn padded(bytes: &[u8]) -> [u8; 4] {
+pub(crate) fn padded(bytes: &[u8]) -> [u8; 4] {
     let mut slot = [0; 4];
     for (to, from) in slot.iter_mut().zip(bytes) {
         *to = *from;
@@ -205,7 +205,7 @@ fn padded(bytes: &[u8]) -> [u8; 4] {
 }
 
 /// `IPPROTO_TCP`, `IPPROTO_UDP`.
-const fn protocol_number(protocol: Protocol) -> u8 {
+pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,

@@ -13,14 +13,13 @@
 //! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
 //!   repairs what differs, and adopts what an earlier process left; [`change`](Balancer::change)
 //!   does some services in time that depends on these alone.
+//! - [`ingress`]: what a published port takes beside that on a host, in a table of its own: backends
+//!   on other nodes see the client and answer through the node that it spoke to.
 //!
 //! # What is not here
 //!
 //! No other crate uses this one yet: weft has no services so far. Missing are
 //! - least-connections, affinity with a time-out, idle time-outs, statistics;
-//! - the two steps of the ingress mesh, and with them answers to `localhost`, replies through the
-//!   entry node, and source rewriting: a published port here needs backends whose replies come back
-//!   through this namespace;
 //! - what becomes of flows whose backend vanished: they stay with it until they end;
 //! - health, and DNS answers.
 //!

@@ -129,7 +129,7 @@ impl Family {
         }
     }
 
-    const fn of(address: IpAddr) -> Self {
+    pub(crate) const fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,

@@ -37,6 +37,79 @@
 //! - Packets from the mesh and from containers with addresses of `127.0.0.0/8`, to which
 //!   `route_localnet` (below) opens the door.
 //!
+//! # The table
+//!
+//! As `nft` lists it, for IPv4, without the chains that count and drop:
+//!
+//! ```text
+//! table inet weft-ingress {
+//!     map entries    { type ether_addr : mark }
+//!     set restricted { type inet_proto . inet_service }
+//!     set allowed4   { type inet_proto . inet_service . ipv4_addr; flags interval }
+//!     set rewritten  { type inet_proto . inet_service }
+//!     set peers4     { type ipv4_addr . ipv4_addr }
+//!     chain prerouting {
+//!         type filter hook prerouting priority mangle - 10; policy accept;
+//!         iifname "wf-ingress" goto from-mesh
+//!         iifname "weft-gw" goto from-gateway
+//!         ct state new goto limits
+//!     }
+//!     chain from-mesh {
+//!         ip saddr 127.0.0.0/8 goto drop-loopback
+//!         ip daddr 127.0.0.0/8 goto drop-loopback
+//!         ct state new ct mark set ether saddr map @entries
+//!     }
+//!     chain from-gateway {
+//!         ip saddr 127.0.0.0/8 goto drop-loopback
+//!         ip daddr 127.0.0.0/8 goto drop-loopback
+//!         ct direction reply ct mark & MASK != 0 meta mark set ct mark & MASK
+//!         ct state new goto limits
+//!     }
+//!     chain output {
+//!         type route hook output priority mangle - 10; policy accept;
+//!         ct direction reply ct mark & MASK != 0 meta mark set ct mark & MASK
+//!         ct state new goto limits
+//!     }
+//!     chain limits {
+//!         meta l4proto . th dport @restricted fib daddr type local \
+//!             meta l4proto . th dport . ip saddr != @allowed4 goto drop-not-allowed
+//!     }
+//!     chain forward {
+//!         type filter hook forward priority filter; policy accept;
+//!         oifname != "wf-ingress" oifname != "weft-gw" accept
+//!         ct state established,related accept
+//!         iifname "wf-ingress" ct mark & MASK == 0 goto drop-no-entry
+//!         ct status dnat accept
+//!         goto drop-not-published
+//!     }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat; policy accept;
+//!         oifname "wf-ingress" goto to-mesh
+//!         oifname "weft-gw" goto to-gateway
+//!     }
+//!     chain to-mesh {
+//!         ip saddr 127.0.0.0/8 snat ip to MESH
+//!         ip saddr LEGS snat ip to MESH
+//!         ct status dnat meta l4proto . ct original proto-dst @rewritten snat ip to MESH
+//!         ip saddr . ip daddr @peers4 snat ip to MESH
+//!     }
+//!     chain to-gateway {
+//!         ip saddr 127.0.0.0/8 masquerade
+//!         ip saddr LEGS masquerade
+//!         ct status dnat meta l4proto . ct original proto-dst @rewritten masquerade
+//!     }
+//! }
+//! ```
+//!
+//! All of it is constant but the elements: a node or a port more is an element more. It carries the
+//! flags `owner` and `persist`: other processes cannot change it, a foreign `nft flush ruleset`
+//! skips it, and it outlives the agent; while no agent runs it is protected from nobody, and the
+//! next one repairs it. Kernels before 6.9 do not know the second flag; there the table has no
+//! owner, which [`IngressReport::exclusive`] tells.
+//!
+//! A mark is replaced as a whole, not bit by bit: kernels before 6.13 cannot combine two values,
+//! and the `nft` of Debian 12 aborts when it lists a rule that does.
+//!
 //! # What the host needs beside the table
 //!
 //! Found by trying, on Linux 6.18, with `net.ipv4.conf.all.rp_filter=1` everywhere as distributions
@@ -53,6 +126,8 @@
 //! - IPv6 has no such switch. For `::1` each of the two devices needs a table of its own with
 //!   `local ::1/128 dev DEVICE`, and a rule `iif DEVICE to ::1` that leads there: a packet to
 //!   `::1` is taken only where the route's device is the one that it came in by.
+//! - On both, and on the underlay's device, an IPv6 link-local address: a router asks for its
+//!   neighbours with no other source.
 //! - A rule `fwmark MARK/0x00fff000` for each entry, to a table with its ingress address as default
 //!   gateway. Before rules of others that match marks (Tailscale's are from 5210 on).
 //! - `accept_local` and `send_redirects` do not matter: see `peers`; and the kernel sends no
@@ -69,9 +144,160 @@
 //! - The legs' MTU must not be larger than the mesh's: their TCP then announces a segment size that
 //!   fits, and nothing needs to be clamped.
 
+mod error;
+mod layout;
+mod observe;
+mod plan;
+mod rules;
 mod spec;
 
+use weft_netns::Netns;
+use weft_netns::nft::{Batch, NftSocket, TableFlags};
+
+pub use error::IngressError;
+use layout::Layout;
+use observe::Observed;
+use plan::Plan;
 pub use spec::{
     ENTRIES_MAX, IngressSpec, IngressSpecError, MARK_MASK, MARK_SHIFT, NODE_MAX, PEERS_MAX,
     PORTS_MAX, PREFIXES_MAX, Port, mark,
 };
+
+/// Most characters of a table's name. The kernel would take 255.
+const NAME_MAX: usize = 32;
+
+/// Owner of the ingress table of a host's network namespace.
+///
+/// Its calls block for some milliseconds at most: a transaction waits for other transactions in the
+/// namespace.
+#[derive(Debug)]
+pub struct Ingress {
+    socket: NftSocket,
+    table: String,
+    /// With these the table is made and claimed.
+    flags: TableFlags,
+}
+
+/// What a call did and found. The counters survive the agent, but not the loss of the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IngressReport {
+    /// How many changes were made: elements added and removed, or all objects of a new table.
+    pub ops: usize,
+    /// Packets dropped so far that came from the mesh to open a connection and were no entry
+    /// node's.
+    pub no_entry: u64,
+    /// Packets dropped so far because their source may not connect to the port.
+    pub not_allowed: u64,
+    /// Packets dropped so far on their way to the gateway or to the mesh that no published port
+    /// sent there.
+    pub not_published: u64,
+    /// Packets dropped so far with an address of `127.0.0.0/8` from a container or the mesh.
+    pub loopback: u64,
+    /// Whether the kernel keeps other processes from changing the table (Linux 6.9 and later).
+    pub exclusive: bool,
+}
+
+impl Ingress {
+    /// Opens the table of a namespace; changes nothing. `table` is its name, which starts with
+    /// `weft`.
+    ///
+    /// # Errors
+    /// When the name is not one of weft's, the namespace cannot be entered, the kernel has no
+    /// nf_tables, or the privilege lacks.
+    pub fn open(netns: &Netns, table: &str) -> Result<Self, IngressError> {
+        check_name(table)?;
+        let mut socket = NftSocket::open_in(netns).map_err(IngressError::unavailable)?;
+        // Refused without the privilege or the subsystem, before anything is tried.
+        socket.generation().map_err(IngressError::unavailable)?;
+        Ok(Self {
+            socket,
+            table: table.to_owned(),
+            flags: TableFlags::OWNED_AND_PERSISTENT,
+        })
+    }
+
+    /// Makes the kernel's table say `spec`: reads it back, and changes in one transaction what
+    /// differs. A table that is missing or of another shape, or whose devices or own addresses are
+    /// others, is replaced as a whole, and its counters go on. Flows that exist live on.
+    ///
+    /// # Errors
+    /// [`IngressError`]; nothing was changed then.
+    pub fn reconcile(&mut self, spec: &IngressSpec) -> Result<IngressReport, IngressError> {
+        spec.check()?;
+        let layout = Layout {
+            table: self.table.clone(),
+            spec: spec.clone(),
+        };
+        match self.apply(&layout) {
+            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
+                tracing::warn!(
+                    table = self.table,
+                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
+                     change the ingress table"
+                );
+                self.flags = TableFlags::NONE;
+                self.apply(&layout)
+            }
+            other => other,
+        }
+    }
+
+    /// Reads the counters; changes nothing. `ops` is zero. None when there is no table.
+    ///
+    /// # Errors
+    /// [`IngressError`].
+    pub fn report(&mut self) -> Result<Option<IngressReport>, IngressError> {
+        let observed = Observed::read(&mut self.socket, &self.table)?;
+        Ok(observed.table.is_some().then(|| observed.report()))
+    }
+
+    /// Removes the table. Done when there is none. Flows that exist keep what was rewritten, and
+    /// their replies lose the way through the entry node.
+    ///
+    /// # Errors
+    /// [`IngressError`], when another process owns it among others.
+    pub fn remove(mut self) -> Result<(), IngressError> {
+        let observed = Observed::read(&mut self.socket, &self.table)?;
+        if observed.table.is_none() {
+            return Ok(());
+        }
+        observed.check_owner(self.socket.port())?;
+        let mut batch = Batch::new();
+        batch.delete_table(&self.table);
+        self.socket
+            .commit(batch)
+            .map_err(IngressError::refused(&self.table))
+    }
+
+    /// Observe, plan, change.
+    fn apply(&mut self, layout: &Layout) -> Result<IngressReport, IngressError> {
+        let observed = Observed::read(&mut self.socket, &self.table)?;
+        observed.check_owner(self.socket.port())?;
+        let plan = Plan::new(layout, &observed, self.flags);
+        let ops = plan.ops(layout);
+        if plan != Plan::Nothing {
+            let batch = plan.batch(layout, self.flags);
+            let refused = IngressError::refused(&self.table);
+            self.socket.commit(batch).map_err(refused)?;
+            tracing::debug!(table = self.table, ops, "ingress table changed");
+        }
+        Ok(IngressReport {
+            ops,
+            exclusive: self.flags != TableFlags::NONE,
+            ..observed.report()
+        })
+    }
+}
+
+/// Everything in the packet rules that is weft's carries its name.
+fn check_name(table: &str) -> Result<(), IngressError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
+        Ok(())
+    } else {
+        Err(IngressError::BadName {
+            table: table.to_owned(),
+            max: NAME_MAX,
+        })
+    }
+}

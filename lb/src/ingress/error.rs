@@ -1,0 +1,104 @@
+use weft_netns::nft::NftError;
+
+use super::spec::IngressSpecError;
+
+/// The ingress table could not be put in place or read. Until it is, published ports answer only
+/// where a backend is, and `allowed` is not enforced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngressError {
+    /// The kernel cannot do it.
+    #[error(
+        "the ingress mesh needs nf_tables for inet with ct, nat, masq and fib: use a kernel with \
+         CONFIG_NF_TABLES_INET, CONFIG_NFT_CT, CONFIG_NFT_NAT, CONFIG_NFT_MASQ and \
+         CONFIG_NFT_FIB_INET, or load these modules ({0})"
+    )]
+    Unsupported(#[source] NftError),
+    /// The process may not do it.
+    #[error("the ingress mesh needs CAP_NET_ADMIN in the host's network namespace ({0})")]
+    NotPermitted(#[source] NftError),
+    /// Another process has the table.
+    #[error("nftables table `{table}` belongs to another running process ({owner}); stop it first")]
+    Owned {
+        /// Name of the table.
+        table: String,
+        /// What is known of the process.
+        owner: String,
+    },
+    /// Not a name for a table of weft's.
+    #[error(
+        "nftables table `{table}` refused: its name must start with `weft` and have at most \
+         {max} letters, digits, `-` or `_`"
+    )]
+    BadName {
+        /// The name.
+        table: String,
+        /// Most characters.
+        max: usize,
+    },
+    /// No table can have that content.
+    #[error(transparent)]
+    Spec(#[from] IngressSpecError),
+    /// A request failed for another reason.
+    #[error("the ingress table could not be {what}: {source}")]
+    Nft {
+        /// `read` or `changed`.
+        what: &'static str,
+        /// What failed.
+        source: NftError,
+    },
+}
+
+impl IngressError {
+    /// Why the first request of all failed.
+    pub(super) fn unavailable(source: NftError) -> Self {
+        match source.errno() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(source),
+            // How nfnetlink answers for a subsystem that it does not have.
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => Self::Unsupported(source),
+            _ => Self::unread(source),
+        }
+    }
+
+    /// Why reading failed.
+    pub(super) fn unread(source: NftError) -> Self {
+        Self::Nft {
+            what: "read",
+            source,
+        }
+    }
+
+    /// Why a transaction failed.
+    pub(super) fn refused(table: &str) -> impl Fn(NftError) -> Self {
+        move |source| match source.errno() {
+            // The privilege is there, or the table could not have been read.
+            Some(libc::EPERM) => Self::Owned {
+                table: table.to_owned(),
+                owner: "which claimed it a moment ago".to_owned(),
+            },
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Self::Unsupported(source),
+            _ => Self::Nft {
+                what: "changed",
+                source,
+            },
+        }
+    }
+
+    /// Whether a kernel that does not know one of the table's flags would answer so.
+    pub(super) fn is_of_flags(&self) -> bool {
+        match self {
+            Self::Unsupported(_) => true,
+            // Before Linux 5.11.
+            Self::Nft { source, .. } => source.errno() == Some(libc::EINVAL),
+            _ => false,
+        }
+    }
+
+    /// The table has an owner, known by its netlink port.
+    pub(super) fn owned(table: &str, port: u32) -> Self {
+        Self::Owned {
+            table: table.to_owned(),
+            owner: format!("netlink port {port}"),
+        }
+    }
+}
