@@ -5,6 +5,8 @@
 
 #[path = "kernel/drift.rs"]
 mod drift;
+#[path = "kernel/gateway/mod.rs"]
+mod gateway;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/life.rs"]
@@ -35,6 +37,7 @@ fn main() {
         namespaces::CASES,
         scale::CASES,
         wire::CASES,
+        &gateway::CASES.concat(),
     ]
     .concat();
     let trials = cases

@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::time::{Instant, timeout_at};
 
 use super::facts::{HostError, is_own_link};
+use crate::gateway::layout::PROTOCOL;
 
 /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR` and
 /// `RTMGRP_IPV6_ROUTE` (linux/rtnetlink.h).
@@ -35,7 +36,7 @@ pub struct HostMonitor {
 }
 
 /// Starts to follow changes of links, addresses and routes in the calling thread's network
-/// namespace; those of weft's own links are no news. To be called inside a tokio runtime, before
+/// namespace; those of weft's own links and routes are no news. To be called inside a tokio runtime, before
 /// the first [`facts`](super::facts), so that nothing is missed between.
 ///
 /// # Errors
@@ -104,7 +105,7 @@ impl fmt::Debug for HostMonitor {
     }
 }
 
-/// Whether what was received tells of anything but weft's own links.
+/// Whether what was received tells of anything but weft's own links and routes.
 fn is_news(received: io::Result<&[u8]>) -> io::Result<bool> {
     let mut rest = match received {
         Ok(datagram) => datagram,
@@ -122,6 +123,9 @@ fn is_news(received: io::Result<&[u8]>) -> io::Result<bool> {
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link),
             ) => name(link).is_some_and(is_own_link),
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+            ) => route.header.protocol == PROTOCOL.into(),
             _ => false,
         };
         let len = usize::try_from(message.header.length).unwrap_or(usize::MAX);
@@ -146,6 +150,7 @@ fn name(link: &LinkMessage) -> Option<&str> {
 mod tests {
     use netlink_packet_core::NetlinkHeader;
     use netlink_packet_route::address::AddressMessage;
+    use netlink_packet_route::route::RouteMessage;
     use proptest::prelude::*;
 
     use super::*;
@@ -170,11 +175,19 @@ mod tests {
         RouteNetlinkMessage::NewLink(message)
     }
 
+    fn route(protocol: u8) -> RouteNetlinkMessage {
+        let mut message = RouteMessage::default();
+        message.header.protocol = protocol.into();
+        RouteNetlinkMessage::NewRoute(message)
+    }
+
     #[test]
-    fn own_links_are_no_news_and_all_else_is() {
+    fn own_links_and_routes_are_no_news_and_all_else_is() {
         let news = |messages| is_news(Ok(&datagram(messages))).unwrap();
         assert!(!news(vec![link("wf12ab"), link("weft-gw")]));
         assert!(news(vec![link("wf12ab"), link("eth0")]));
+        assert!(!news(vec![route(PROTOCOL)]));
+        assert!(news(vec![route(4)]));
         assert!(news(vec![RouteNetlinkMessage::NewAddress(
             AddressMessage::default()
         )]));

@@ -25,7 +25,11 @@ use crate::spec::{Mac, Vtep};
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
-fn request(message: RouteNetlinkMessage, flags: u16, tolerate: &'static [i32]) -> Request {
+pub(crate) fn request(
+    message: RouteNetlinkMessage,
+    flags: u16,
+    tolerate: &'static [i32],
+) -> Request {
     Request {
         message,
         flags,
@@ -34,11 +38,11 @@ fn request(message: RouteNetlinkMessage, flags: u16, tolerate: &'static [i32]) -
 }
 
 /// Changes an existing link. `RTM_SETLINK` would ignore what is specific to its kind.
-fn change(message: LinkMessage) -> Request {
+pub(crate) fn change(message: LinkMessage) -> Request {
     request(RouteNetlinkMessage::NewLink(message), 0, &[])
 }
 
-pub(super) fn delete_link(name: &str) -> Request {
+pub(crate) fn delete_link(name: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).build();
     request(RouteNetlinkMessage::DelLink(message), 0, &[ENODEV])
 }
@@ -52,7 +56,7 @@ fn bridge_options() -> [InfoBridge; 3] {
     ]
 }
 
-pub(super) fn create_bridge(name: &str, mtu: u32) -> Request {
+pub(crate) fn create_bridge(name: &str, mtu: u32) -> Request {
     let builder = LinkMessageBuilder::<LinkBridge>::new(name).mtu(mtu);
     let message = bridge_options()
         .into_iter()
@@ -61,7 +65,7 @@ pub(super) fn create_bridge(name: &str, mtu: u32) -> Request {
     request(RouteNetlinkMessage::NewLink(message), CREATE, &[EEXIST])
 }
 
-pub(super) fn simplify_bridge(name: &str) -> [Request; 2] {
+pub(crate) fn simplify_bridge(name: &str) -> [Request; 2] {
     let set = |options: &[InfoBridge]| {
         let builder = LinkMessageBuilder::<LinkBridge>::new(name);
         let append = LinkMessageBuilder::<LinkBridge>::append_info_data;
@@ -82,7 +86,7 @@ pub(super) fn simplify_bridge(name: &str) -> [Request; 2] {
 /// moment at which a crash leaves the device in the host's namespace.
 ///
 /// An answer of `EEXIST` is not tolerated: it means that the VNI is in use.
-pub(super) fn create_vxlan(name: &str, mtu: u32, vni: u32, vtep: Vtep, sandbox: RawFd) -> Request {
+pub(crate) fn create_vxlan(name: &str, mtu: u32, vni: u32, vtep: Vtep, sandbox: RawFd) -> Request {
     let builder = LinkVxlan::new(name, vni)
         .mtu(mtu)
         .setns_by_fd(sandbox)
@@ -107,7 +111,7 @@ pub(super) fn create_vxlan(name: &str, mtu: u32, vni: u32, vtep: Vtep, sandbox: 
     request(message, CREATE, &[])
 }
 
-pub(super) fn set_vxlan(name: &str, local: IpAddr) -> Request {
+pub(crate) fn set_vxlan(name: &str, local: IpAddr) -> Request {
     let mut builder = LinkMessageBuilder::<LinkVxlan>::new(name);
     for info in [
         match local {
@@ -123,17 +127,17 @@ pub(super) fn set_vxlan(name: &str, local: IpAddr) -> Request {
 }
 
 /// The ends of a veth pair to be made.
-pub(super) struct VethEnds<'a> {
-    pub(super) port: &'a str,
-    pub(super) bridge: u32,
-    pub(super) mtu: u32,
-    pub(super) ifname: &'a str,
-    pub(super) mac: Mac,
-    pub(super) container: RawFd,
+pub(crate) struct VethEnds<'a> {
+    pub(crate) port: &'a str,
+    pub(crate) bridge: u32,
+    pub(crate) mtu: u32,
+    pub(crate) ifname: &'a str,
+    pub(crate) mac: Mac,
+    pub(crate) container: RawFd,
 }
 
 /// One request makes both ends where they belong and under their final names, or nothing.
-pub(super) fn create_veth(ends: &VethEnds<'_>) -> Request {
+pub(crate) fn create_veth(ends: &VethEnds<'_>) -> Request {
     let peer = LinkUnspec::new_with_name(ends.ifname)
         .mtu(ends.mtu)
         .address(ends.mac.0.to_vec())
@@ -149,7 +153,7 @@ pub(super) fn create_veth(ends: &VethEnds<'_>) -> Request {
 
 /// Several, because the kernel looks at a message's flags before it looks at the rest of it: a link
 /// has to be quiet before it is up. `bridge` is the index of the bridge that `change` names.
-pub(super) fn set_link(name: &str, wanted: &LinkChange, bridge: Option<u32>) -> Vec<Request> {
+pub(crate) fn set_link(name: &str, wanted: &LinkChange, bridge: Option<u32>) -> Vec<Request> {
     let link = || LinkUnspec::new_with_name(name);
     let mut requests = Vec::new();
     let mut first = link();
@@ -192,7 +196,7 @@ pub(super) fn set_link(name: &str, wanted: &LinkChange, bridge: Option<u32>) -> 
 }
 
 /// `index` is that of the interface inside the container.
-pub(super) fn set_inner(index: u32, wanted: &InnerChange) -> Vec<Request> {
+pub(crate) fn set_inner(index: u32, wanted: &InnerChange) -> Vec<Request> {
     let link = || LinkUnspec::new_with_index(index);
     let mut first = link();
     if let Some(mac) = wanted.mac {
@@ -214,7 +218,7 @@ pub(super) fn set_inner(index: u32, wanted: &InnerChange) -> Vec<Request> {
     requests
 }
 
-pub(super) fn raise(name: &str) -> Request {
+pub(crate) fn raise(name: &str) -> Request {
     change(LinkUnspec::new_with_name(name).up().build())
 }
 
@@ -230,7 +234,7 @@ fn address_message(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-pub(super) fn add_address(index: u32, address: IpNet) -> Request {
+pub(crate) fn add_address(index: u32, address: IpNet) -> Request {
     const POINT_TO_POINT: u8 = 31;
     let mut message = address_message(index, address);
     match address {
@@ -248,7 +252,7 @@ pub(super) fn add_address(index: u32, address: IpNet) -> Request {
     request(RouteNetlinkMessage::NewAddress(message), CREATE, &[EEXIST])
 }
 
-pub(super) fn remove_address(index: u32, address: IpNet) -> Request {
+pub(crate) fn remove_address(index: u32, address: IpNet) -> Request {
     let message = address_message(index, address);
     let message = RouteNetlinkMessage::DelAddress(message);
     request(message, 0, &[EADDRNOTAVAIL])
@@ -271,14 +275,14 @@ fn forward_message(index: u32, mac: Mac) -> NeighbourMessage {
     message
 }
 
-pub(super) fn set_forward(index: u32, mac: Mac, vtep: IpAddr) -> Request {
+pub(crate) fn set_forward(index: u32, mac: Mac, vtep: IpAddr) -> Request {
     let mut message = forward_message(index, mac);
     let destination = NeighbourAttribute::Destination(vtep.into());
     message.attributes.push(destination);
     request(RouteNetlinkMessage::NewNeighbour(message), REPLACE, &[])
 }
 
-pub(super) fn add_flood(index: u32, vtep: IpAddr) -> Request {
+pub(crate) fn add_flood(index: u32, vtep: IpAddr) -> Request {
     let mut message = forward_message(index, Mac::ZERO);
     let destination = NeighbourAttribute::Destination(vtep.into());
     message.attributes.push(destination);
@@ -288,7 +292,7 @@ pub(super) fn add_flood(index: u32, vtep: IpAddr) -> Request {
 }
 
 /// Without a destination the whole entry goes; that would take the other copies of what floods too.
-pub(super) fn remove_forward(index: u32, forward: &Forward) -> Request {
+pub(crate) fn remove_forward(index: u32, forward: &Forward) -> Request {
     let mut message = forward_message(index, forward.mac);
     if forward.mac == Mac::ZERO {
         let destination = forward
@@ -310,12 +314,12 @@ fn station_message(index: u32, mac: Mac) -> NeighbourMessage {
     message
 }
 
-pub(super) fn set_station(index: u32, mac: Mac) -> Request {
+pub(crate) fn set_station(index: u32, mac: Mac) -> Request {
     let message = RouteNetlinkMessage::NewNeighbour(station_message(index, mac));
     request(message, REPLACE, &[])
 }
 
-pub(super) fn remove_station(index: u32, mac: Mac) -> Request {
+pub(crate) fn remove_station(index: u32, mac: Mac) -> Request {
     let message = RouteNetlinkMessage::DelNeighbour(station_message(index, mac));
     request(message, 0, &[ENOENT])
 }
@@ -329,14 +333,14 @@ fn neighbour_message(index: u32, address: IpAddr) -> NeighbourMessage {
     message
 }
 
-pub(super) fn set_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
+pub(crate) fn set_neighbour(index: u32, address: IpAddr, mac: Mac) -> Request {
     let mut message = neighbour_message(index, address);
     let mac = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
     message.attributes.push(mac);
     request(RouteNetlinkMessage::NewNeighbour(message), REPLACE, &[])
 }
 
-pub(super) fn remove_neighbour(index: u32, address: IpAddr) -> Request {
+pub(crate) fn remove_neighbour(index: u32, address: IpAddr) -> Request {
     let message = RouteNetlinkMessage::DelNeighbour(neighbour_message(index, address));
     request(message, 0, &[ENOENT, ESRCH])
 }

@@ -1,12 +1,12 @@
 //! Reads the kernel and performs ops, over netlink.
 
 mod apply;
-mod messages;
-mod observe;
+pub(crate) mod messages;
+pub(crate) mod observe;
 mod probe;
-mod rtnl;
-mod session;
-mod view;
+pub(crate) mod rtnl;
+pub(crate) mod session;
+pub(crate) mod view;
 
 use std::collections::BTreeSet;
 use std::path::Path;

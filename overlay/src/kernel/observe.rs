@@ -291,7 +291,7 @@ fn tuned(netns: &Netns) -> Result<bool, String> {
         .all(|((_, wanted), value)| value.is_none_or(|value| value == *wanted)))
 }
 
-pub(super) fn get_link(
+pub(crate) fn get_link(
     rtnl: &mut Rtnl,
     query: RouteNetlinkMessage,
 ) -> Result<Option<LinkView>, RtnlError> {
@@ -301,7 +301,7 @@ pub(super) fn get_link(
     })
 }
 
-pub(super) fn links(rtnl: &mut Rtnl) -> Result<Vec<LinkView>, RtnlError> {
+pub(crate) fn links(rtnl: &mut Rtnl) -> Result<Vec<LinkView>, RtnlError> {
     let objects = rtnl.dump(&link_query(None, 0))?;
     Ok(objects
         .into_iter()
@@ -328,7 +328,7 @@ fn neighbours(rtnl: &mut Rtnl, family: AddressFamily) -> Result<Vec<NeighbourMes
         .collect())
 }
 
-fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<BTreeSet<IpNet>, RtnlError> {
+pub(crate) fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<BTreeSet<IpNet>, RtnlError> {
     let query = RouteNetlinkMessage::GetAddress(Default::default());
     let objects = rtnl.dump(&query)?;
     Ok(objects
@@ -344,7 +344,7 @@ fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<BTreeSet<IpNet>, RtnlError> 
 
 /// The number that the socket's namespace knows another one by; `None` if it does not know it, in
 /// which case no link can have its other end there.
-fn namespace_id(rtnl: &mut Rtnl, netns: &Netns) -> Result<Option<i32>, RtnlError> {
+pub(crate) fn namespace_id(rtnl: &mut Rtnl, netns: &Netns) -> Result<Option<i32>, RtnlError> {
     let Ok(descriptor) = u32::try_from(netns.as_fd().as_raw_fd()) else {
         return Ok(None);
     };

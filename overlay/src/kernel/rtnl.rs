@@ -105,6 +105,12 @@ impl Rtnl {
         })
     }
 
+    /// Lets the kernel take a dump's filters for what they are instead of ignoring them
+    /// (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+    pub(crate) fn strict(&self) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(true)
+    }
+
     /// Performs one change.
     pub(crate) fn change(&mut self, request: &Request) -> Result<(), RtnlError> {
         match self.change_all(std::slice::from_ref(request)).pop() {

@@ -9,40 +9,40 @@ use crate::ApplyError;
 use crate::spec::NetnsRef;
 
 /// Everything that is held open while one network is looked at and changed.
-pub(super) struct Session<'a> {
+pub(crate) struct Session<'a> {
     /// The network's id.
-    pub(super) network: String,
+    pub(crate) network: String,
     /// The sandbox's namespace file.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// The namespace with the underlay.
-    pub(super) host: &'a Netns,
-    pub(super) host_rtnl: Rtnl,
-    pub(super) sandbox: Option<Place>,
+    pub(crate) host: &'a Netns,
+    pub(crate) host_rtnl: Rtnl,
+    pub(crate) sandbox: Option<Place>,
     /// By endpoint id.
-    pub(super) endpoints: BTreeMap<String, Place>,
+    pub(crate) endpoints: BTreeMap<String, Place>,
 }
 
 /// A namespace and a socket in it.
-pub(super) struct Place {
-    pub(super) netns: Netns,
-    pub(super) rtnl: Rtnl,
+pub(crate) struct Place {
+    pub(crate) netns: Netns,
+    pub(crate) rtnl: Rtnl,
 }
 
 impl Place {
-    pub(super) fn new(netns: Netns) -> Result<Self, String> {
+    pub(crate) fn new(netns: Netns) -> Result<Self, String> {
         let rtnl = Rtnl::open(&netns)?;
         Ok(Self { netns, rtnl })
     }
 }
 
 /// An endpoint's namespace that could not be opened.
-pub(super) enum Unopened {
+pub(crate) enum Unopened {
     Gone,
     Unusable(String),
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(network: &str, path: PathBuf, host: &'a Netns) -> Result<Self, ApplyError> {
+    pub(crate) fn open(network: &str, path: PathBuf, host: &'a Netns) -> Result<Self, ApplyError> {
         let host_rtnl = Rtnl::open(host).map_err(|reason| ApplyError {
             doing: "open a netlink socket".to_owned(),
             reason,
@@ -58,7 +58,7 @@ impl<'a> Session<'a> {
     }
 
     /// Opens the sandbox, if there is one, and says what its file is.
-    pub(super) fn open_sandbox(&mut self) -> Result<EntryState, ApplyError> {
+    pub(crate) fn open_sandbox(&mut self) -> Result<EntryState, ApplyError> {
         let failed = |reason| ApplyError {
             doing: "open the sandbox's namespace".to_owned(),
             reason,
@@ -76,7 +76,7 @@ impl<'a> Session<'a> {
 }
 
 /// Opens an endpoint's namespace if it is still the one that is meant.
-pub(super) fn open_endpoint(reference: &NetnsRef) -> Result<Place, Unopened> {
+pub(crate) fn open_endpoint(reference: &NetnsRef) -> Result<Place, Unopened> {
     let netns = match Netns::open(&reference.path) {
         Ok(netns) => netns,
         // A process that is gone takes the links in its directory with it.

@@ -17,27 +17,28 @@ use crate::spec::Mac;
 
 /// A link.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LinkView {
-    pub(super) index: u32,
-    pub(super) name: String,
-    pub(super) kind: Option<InfoKind>,
+pub(crate) struct LinkView {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) kind: Option<InfoKind>,
     data: Option<InfoData>,
-    pub(super) link: Link,
-    pub(super) mac: Mac,
-    pub(super) controller: Option<u32>,
-    pub(super) learning: bool,
-    pub(super) gso_max_segs: u32,
+    pub(crate) link: Link,
+    pub(crate) mac: Mac,
+    pub(crate) controller: Option<u32>,
+    pub(crate) learning: bool,
+    pub(crate) isolated: bool,
+    pub(crate) gso_max_segs: u32,
     /// IPv6 is turned off on it.
-    pub(super) ipv6_off: bool,
+    pub(crate) ipv6_off: bool,
     /// Index of a veth's other end, in its namespace.
-    pub(super) peer: Option<u32>,
+    pub(crate) peer: Option<u32>,
     /// Number of the namespace that the other end, or a tunnel's socket, is in; `None` for the
     /// link's own.
-    pub(super) other_namespace: Option<i32>,
+    pub(crate) other_namespace: Option<i32>,
 }
 
 /// Asks for links; without a name or an index for all.
-pub(super) fn link_query(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
+pub(crate) fn link_query(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
@@ -47,7 +48,7 @@ pub(super) fn link_query(name: Option<&str>, index: u32) -> RouteNetlinkMessage 
 }
 
 impl LinkView {
-    pub(super) fn new(message: LinkMessage) -> Self {
+    pub(crate) fn new(message: LinkMessage) -> Self {
         let mut view = Self {
             index: message.header.index,
             link: Link {
@@ -106,13 +107,14 @@ impl LinkView {
             LinkInfo::Data(data) => self.data = Some(data),
             LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
                 self.learning = settings.contains(&InfoBridgePort::Learning(true));
+                self.isolated = settings.contains(&InfoBridgePort::Isolated(true));
             }
             _ => {}
         }
     }
 
     /// Whether a bridge has no multicast snooping, VLANs and spanning tree.
-    pub(super) fn is_plain_bridge(&self) -> bool {
+    pub(crate) fn is_plain_bridge(&self) -> bool {
         let Some(InfoData::Bridge(settings)) = &self.data else {
             return false;
         };
@@ -124,7 +126,7 @@ impl LinkView {
         })
     }
 
-    pub(super) fn vxlan_settings(&self) -> VxlanSettings {
+    pub(crate) fn vxlan_settings(&self) -> VxlanSettings {
         let mut settings = VxlanSettings::default();
         if let Some(InfoData::Vxlan(infos)) = &self.data {
             infos.iter().for_each(|info| settings.read(info));
@@ -135,10 +137,10 @@ impl LinkView {
 
 /// A VXLAN device's own attributes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct VxlanSettings {
-    pub(super) local: Option<IpAddr>,
-    pub(super) learning: bool,
-    pub(super) ttl: u8,
+pub(crate) struct VxlanSettings {
+    pub(crate) local: Option<IpAddr>,
+    pub(crate) learning: bool,
+    pub(crate) ttl: u8,
     vni: u32,
     port: u16,
     proxy: bool,
@@ -175,7 +177,7 @@ impl VxlanSettings {
         }
     }
 
-    pub(super) fn fixed(&self, host_underlay: bool) -> VxlanFixed {
+    pub(crate) fn fixed(&self, host_underlay: bool) -> VxlanFixed {
         let checksums = match self.local {
             Some(IpAddr::V6(_)) => self.no_checksum6 == [true, true],
             _ => !self.checksum4 && self.no_checksum6 == [false, false],
@@ -191,18 +193,18 @@ impl VxlanSettings {
 
 /// An entry of a neighbour table or a forwarding table.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct EntryView {
-    pub(super) mac: Option<Mac>,
-    pub(super) address: Option<IpAddr>,
-    pub(super) port: Option<u16>,
-    pub(super) vni: Option<u32>,
-    pub(super) vlan: Option<u16>,
+pub(crate) struct EntryView {
+    pub(crate) mac: Option<Mac>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) vni: Option<u32>,
+    pub(crate) vlan: Option<u16>,
     /// It is the bridge's and not the port's own.
-    pub(super) of_bridge: bool,
+    pub(crate) of_bridge: bool,
 }
 
 impl EntryView {
-    pub(super) fn new(message: &NeighbourMessage) -> Self {
+    pub(crate) fn new(message: &NeighbourMessage) -> Self {
         let mut view = Self::default();
         for attribute in &message.attributes {
             match attribute {
@@ -236,7 +238,7 @@ fn to_ip(address: &NeighbourAddress) -> Option<IpAddr> {
 }
 
 /// An interface's address with its prefix length.
-pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
+pub(crate) fn address(message: &AddressMessage) -> Option<IpNet> {
     let mut found = None;
     for attribute in &message.attributes {
         match attribute {

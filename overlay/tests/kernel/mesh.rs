@@ -31,7 +31,7 @@ fn host_endpoint(host: &Path, n: u8) -> LocalEndpoint {
 }
 
 /// Two hosts that are endpoints 2 and 3 of one network.
-fn mesh(lab: &Lab) -> ([Host; 2], [SandboxSpec; 2]) {
+pub(crate) fn mesh(lab: &Lab) -> ([Host; 2], [SandboxSpec; 2]) {
     let hosts = lab.two_hosts();
     let mut specs = [sandbox_spec(1), sandbox_spec(2)];
     for (at, n) in [(0, 2), (1, 3)] {
@@ -47,7 +47,7 @@ fn spec_of(sandbox: &SandboxSpec) -> Spec {
     [(NETWORK.to_owned(), sandbox.clone())].into()
 }
 
-async fn settle(hosts: &[Host; 2], specs: &[SandboxSpec; 2]) {
+pub(crate) async fn settle(hosts: &[Host; 2], specs: &[SandboxSpec; 2]) {
     for (host, sandbox) in hosts.iter().zip(specs) {
         host.settle(&spec_of(sandbox)).await;
     }

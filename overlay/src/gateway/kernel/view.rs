@@ -1,0 +1,113 @@
+//! Rules and routes as far as we look at them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+
+use crate::gateway::observed::{Action, Family, Route, Rule, Select};
+
+fn family(family: AddressFamily) -> Option<Family> {
+    match family {
+        AddressFamily::Inet => Some(Family::V4),
+        AddressFamily::Inet6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+/// A rule of our protocol number; `None` for another's. An attribute that this program does not know says nothing:
+/// it would be one that the kernel adds to every rule.
+pub(super) fn rule(message: &RuleMessage, protocol: u8) -> Option<Rule> {
+    let header = &message.header;
+    let mut ours = false;
+    let mut odd = header.flags.contains(RuleFlags::Invert) || header.tos != 0;
+    let (mut priority, mut table, mut target) = (0, u32::from(header.table), 0);
+    let (mut value, mut mask, mut from) = (0, 0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Protocol(number) => ours = *number == protocol.into(),
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Goto(number) => target = *number,
+            RuleAttribute::FwMark(bits) => value = *bits,
+            RuleAttribute::FwMask(bits) => mask = *bits,
+            RuleAttribute::Source(address) => from = Some(*address),
+            // What the kernel says where there is none.
+            RuleAttribute::SuppressPrefixLen(u32::MAX)
+            | RuleAttribute::SuppressIfGroup(u32::MAX)
+            | RuleAttribute::Other(_) => {}
+            _ => odd = true,
+        }
+    }
+    let select = match from {
+        None if mask == 0 => Select::All,
+        None => Select::Mark { value, mask },
+        Some(address) => {
+            let whole = if address.is_ipv4() { 32 } else { 128 };
+            odd |= header.src_len != whole || mask != 0;
+            Select::From(address)
+        }
+    };
+    let action = match header.action {
+        RuleAction::ToTable => Action::Table(table),
+        RuleAction::Goto => Action::Goto(target),
+        RuleAction::Nop => Action::Nop,
+        other => Action::Other(other.into()),
+    };
+    ours.then_some(Rule {
+        family: family(header.family)?,
+        priority,
+        select,
+        action,
+        odd,
+    })
+}
+
+/// A route of our protocol number; `None` for another's. `name` tells the interface of an index.
+pub(super) fn route(
+    message: &RouteMessage,
+    protocol: u8,
+    name: impl Fn(u32) -> String,
+) -> Option<Route> {
+    let header = &message.header;
+    let any = match family(header.address_family)? {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let mut odd =
+        header.kind != RouteType::Unicast || header.tos != 0 || header.source_prefix_length != 0;
+    let (mut destination, mut via, mut device) = (any, None, None);
+    let (mut table, mut metric) = (u32::from(header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Oif(index) => device = Some(name(*index)),
+            RouteAttribute::Destination(address) => destination = ip(address)?,
+            RouteAttribute::Gateway(address) => via = ip(address),
+            RouteAttribute::CacheInfo(_)
+            | RouteAttribute::Preference(_)
+            | RouteAttribute::Other(_) => {}
+            _ => odd = true,
+        }
+    }
+    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    (header.protocol == protocol.into()).then_some(Route {
+        table,
+        destination,
+        metric,
+        via,
+        device,
+        odd,
+    })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}

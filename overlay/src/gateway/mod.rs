@@ -1,0 +1,114 @@
+//! The way between containers and the world beyond their networks: a bridge `weft-gw` in the host's
+//! namespace, and a leg from it into each container that needs one.
+//!
+//! ```text
+//!   client ── host ── weft-gw ── wfg.. ═ veth ═ wfgw ── container
+//!               │
+//!            mesh interface ── other nodes
+//! ```
+//!
+//! A container answers by its leg what came in by it, whatever its own routes say: a rule leads what
+//! leaves from the leg's address back to the host. What came in by another node carries that node's
+//! number in its mark ([`mark`]), and goes back by that node's address in the mesh. Legs exchange frames
+//! with the host only (isolated ports): one that answered another past the host would leave out its
+//! translation.
+//!
+//! Our objects carry names and protocol numbers of our own ([`layout`]), so that others' are never
+//! touched, and ours are known after a restart. Packets that are forwarded between two legs, from the
+//! mesh to anywhere, or to 127.0.0.0/8 (see `plan::switches`) are not refused here: that is for the
+//! packet rules of whoever marks and translates.
+
+mod kernel;
+pub mod layout;
+/// What was read back from the kernel.
+pub mod observed;
+/// Changes of the kernel's state, as values.
+pub mod op;
+pub mod plan;
+mod record;
+mod spec;
+mod subnet;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use weft_netns::Netns;
+
+pub use layout::{MARK_MASK, NODE_MAX, SUBNET6, mark};
+pub use spec::{GatewaySpec, LegAddresses, MeshEntry, MeshSpec};
+pub use subnet::{choose_subnet, observed_subnet};
+
+use crate::{ApplyError, OpenError, blocking};
+
+/// Keeps the gateway as the spec wants it. Remembers nothing: what there is is read from the kernel
+/// every time.
+#[derive(Debug)]
+pub struct Gateway {
+    host: Arc<Netns>,
+}
+
+/// What a reconciliation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayReport {
+    /// Changes made; zero when the kernel was as wanted.
+    pub ops: usize,
+    /// The legs that are attached, with their addresses, by key.
+    pub legs: BTreeMap<String, LegAddresses>,
+    /// Legs that could not be attached, each with one line that says why.
+    pub failed: BTreeMap<String, String>,
+    /// Legs whose container is no longer there; that is no failure.
+    pub gone: BTreeSet<String>,
+    /// What could not be brought to what is wanted besides the legs: the first of it.
+    pub error: Option<ApplyError>,
+}
+
+impl Gateway {
+    /// Opens the namespace that it is called in as the host's.
+    ///
+    /// # Errors
+    /// When that cannot be opened.
+    pub fn open() -> Result<Self, OpenError> {
+        let host = Netns::current().map_err(|e| OpenError::Namespace(e.to_string()))?;
+        Ok(Self::open_in(host))
+    }
+
+    /// Takes a namespace as the host's that need not be this process's.
+    pub fn open_in(host: Netns) -> Self {
+        Self {
+            host: Arc::new(host),
+        }
+    }
+
+    /// Makes the gateway what `spec` says, whatever it was; without one, removes it. A leg's failure
+    /// never stops another's. Issues nothing when all is right. To be called inside tokio, after the
+    /// mesh's interface was made.
+    ///
+    /// Let it finish: what it has begun goes on when the future is dropped.
+    pub async fn reconcile(&mut self, spec: Option<&GatewaySpec>) -> GatewayReport {
+        let (host, spec) = (self.host.clone(), spec.cloned());
+        let done = blocking(move || kernel::reconcile(&host, spec.as_ref())).await;
+        done.unwrap_or_else(|reason| GatewayReport {
+            error: Some(ApplyError {
+                doing: "reconcile".to_owned(),
+                reason,
+            }),
+            ..GatewayReport::default()
+        })
+    }
+
+    /// Performs only the first `limit` changes, as an agent does that is killed then. Returns whether
+    /// that was all of them. For tests of what the next reconciliation makes of it.
+    #[doc(hidden)]
+    pub async fn reconcile_up_to(&mut self, spec: Option<&GatewaySpec>, limit: usize) -> bool {
+        let (host, spec) = (self.host.clone(), spec.cloned());
+        let work = move || kernel::first_changes(&host, spec.as_ref(), limit);
+        matches!(blocking(work).await, Ok(Ok(true)))
+    }
+}
+
+impl GatewayReport {
+    /// Whether everything is as wanted.
+    pub fn is_clean(&self) -> bool {
+        self.failed.is_empty() && self.error.is_none()
+    }
+}
