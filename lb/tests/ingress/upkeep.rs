@@ -8,6 +8,7 @@ use weft_netns::nft::{Batch, Chain, NftSocket, Table, TableFlags};
 
 use super::host::{Host, TABLE, nft};
 use super::lab::{Lab, PORT, ways};
+use super::ns::await_release;
 use super::talk::{Connection, DEADLINE};
 
 crate::cases!(
@@ -30,6 +31,7 @@ fn settled(report: IngressReport) {
 fn without_agents(lab: &mut Lab) {
     for host in [&mut lab.a, &mut lab.b] {
         host.ingress = Ingress::open(&host.ns.0, TABLE).unwrap();
+        await_release(&host.ns, TABLE);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -12,6 +13,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use weft_netns::Netns;
+use weft_netns::nft::NftSocket;
+
+/// For a table to lose its owner.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// Leaves the caller's namespaces. Only while the process has one thread.
 pub(super) fn isolate() {
@@ -76,6 +81,17 @@ impl Ns {
             driver.abort();
             value
         })
+    }
+}
+
+/// Waits until nobody owns the table any more. Its socket outlives the owner by as long as a child,
+/// that another case just forked, has not become another program.
+pub(super) fn await_release(ns: &Ns, table: &str) {
+    let mut socket = NftSocket::open_in(&ns.0).expect("a socket");
+    let start = Instant::now();
+    while let Some(owner) = socket.table(table).expect("a table").and_then(|t| t.owner) {
+        assert!(start.elapsed() < RELEASE, "{table} belongs to {owner}");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -11,7 +11,7 @@ use super::lab::{
     BACKENDS4, CLIENT4, Lab, TABLE, VIP4, address_of, all_of, ask, assert_settled, backend,
     balancer, service, vip,
 };
-use super::ns::Ns;
+use super::ns::{Ns, await_release};
 
 crate::cases!(
     a_backend_that_comes_or_goes_is_a_few_changes,
@@ -156,6 +156,7 @@ fn the_table_works_on_without_its_agent_and_is_adopted_by_the_next() {
     first.reconcile(&spec).unwrap();
     let mut connection = lab.connect(&key);
     drop(first);
+    await_release(&lab.client, TABLE);
     connection.echo("nobody owns the table");
     assert_eq!(lab.ask(&key, 60).len(), 3);
     let mut next = lab.balancer();
@@ -164,6 +165,7 @@ fn the_table_works_on_without_its_agent_and_is_adopted_by_the_next() {
     assert!(report.exclusive && report.transactions == 1, "{report:?}");
     connection.echo("the next one does");
     drop(next);
+    await_release(&lab.client, TABLE);
     // What changed meanwhile is all that is changed.
     let less = service(Scheduler::Random, PORT, [(BACKENDS4[1], 1)]);
     let report = lab.balancer().reconcile(&[(key, less)].into()).unwrap();
@@ -235,7 +237,7 @@ fn a_table_that_was_lost_or_spoilt_is_made_anew() {
         },
     ] {
         lab.balancer().reconcile(&spec).unwrap();
-        // Now nobody owns the table.
+        await_release(&lab.client, TABLE);
         let mut foreign = NftSocket::open_in(&lab.client.0).unwrap();
         let mut batch = Batch::new();
         batch.delete_table(TABLE);
