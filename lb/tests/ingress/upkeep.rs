@@ -1,7 +1,9 @@
 //! How the table is kept.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use weft_lb::ingress::{Ingress, IngressError, IngressReport, IngressSpecError};
 use weft_lb::spec::Protocol;
 use weft_netns::nft::{Batch, Chain, NftSocket, Table, TableFlags};
@@ -17,6 +19,7 @@ crate::cases!(
     a_table_that_was_lost_or_spoilt_is_made_anew,
     another_address_replaces_the_table_and_keeps_what_was_counted,
     other_bits_of_marks_are_others,
+    a_thousand_nodes_load_and_change_quickly,
     a_second_agent_is_refused_by_name,
     bad_input_changes_nothing,
     a_removed_table_leaves_nothing,
@@ -162,6 +165,37 @@ fn other_bits_of_marks_are_others() {
     }
     let list = nft(b, "list chain inet another post");
     assert!(!list.contains("counter packets 0 "), "{list}");
+}
+
+fn a_thousand_nodes_load_and_change_quickly() {
+    let mut host = Host::new(1);
+    for number in 1..=1000u16 {
+        let [high, low] = number.to_be_bytes();
+        host.spec
+            .entries
+            .insert([2, 0x42, 10, 0, high, low], number);
+        let of = |net: u8| IpAddr::from([net, 0, high, low]);
+        host.spec.peers.insert(of(198), of(10));
+        let port = (Protocol::Tcp, number.try_into().unwrap());
+        let prefix = IpNet::from(of(203));
+        host.spec.allowed.insert(port, [prefix].into());
+    }
+    let timed = |host: &mut Host| {
+        let start = Instant::now();
+        let report = host.reconcile();
+        (report.ops, start.elapsed())
+    };
+    let (ops, load) = timed(&mut host);
+    assert!(ops > 4000);
+    host.spec.entries.remove(&[2, 0x42, 10, 0, 0, 7]);
+    host.spec.allowed.clear();
+    let (ops, change) = timed(&mut host);
+    assert_eq!(ops, 1 + 2 * 1000);
+    let (ops, nothing) = timed(&mut host);
+    assert_eq!(ops, 0);
+    println!("4000 elements: loaded in {load:?}, half removed in {change:?}, read in {nothing:?}");
+    // Generous: other tests run at the same time.
+    assert!([load, change, nothing].into_iter().max() < Some(Duration::from_secs(5)));
 }
 
 fn a_second_agent_is_refused_by_name() {
