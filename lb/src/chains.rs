@@ -6,7 +6,7 @@
 
 use weft_netns::nft::{BaseChain, Chain, Expr, Hook, Rule, Verdict};
 
-use crate::class::{Class, PLACES, Pick, Place};
+use crate::class::{Affinity, Class, PLACES, Pick, Place};
 use crate::exprs;
 use crate::spec::Family;
 
@@ -17,13 +17,15 @@ const SERVICES: &str = "services";
 /// Base chains with their hooks.
 const HOOKS: [(&str, Hook); 2] = [("prerouting", Hook::PREROUTING), ("output", Hook::OUTPUT)];
 
+const PERMANENT: [Part; 1] = [Part::Class(Class::Empty)];
+
 /// Chains that are there whatever the services, in the order in which they are made.
 pub(crate) fn chains(table: &str) -> Vec<Chain> {
     let places = PLACES.iter();
     let mut chains: Vec<Chain> = places
         .map(|(place, family, _)| chain(table, rewriting(*place, *family)))
         .collect();
-    chains.extend(Class::PERMANENT.map(|class| class_chain(table, class)));
+    chains.extend(PERMANENT.iter().flat_map(|part| part.chains(table)));
     chains.push(chain(table, SERVICES.to_owned()));
     chains.extend(HOOKS.map(|(name, hook)| Chain {
         table: table.to_owned(),
@@ -45,9 +47,7 @@ pub(crate) fn rules(table: &str) -> Vec<Rule> {
         chain: chain.to_owned(),
         exprs,
     };
-    let mut rules = Class::PERMANENT
-        .map(|class| class_rules(table, class))
-        .concat();
+    let mut rules = PERMANENT.map(|part| part.rules(table)).concat();
     rules.extend(PLACES.map(|(place, family, _)| {
         let exprs = exprs::rewrite(family, place);
         rule(&rewriting(place, family), exprs)
@@ -58,36 +58,92 @@ pub(crate) fn rules(table: &str) -> Vec<Rule> {
     rules
 }
 
-pub(crate) fn class_chain(table: &str, class: Class) -> Chain {
-    chain(table, class.to_string())
+/// Chains that come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Affinity(Affinity),
+    Class(Class),
 }
 
-pub(crate) fn class_rules(table: &str, class: Class) -> Vec<Rule> {
-    let rules = match class {
-        Class::Empty => exprs::refusal(),
-        Class::Slots {
-            family,
-            place,
-            pick,
-            slots,
-            ..
-        } => {
-            let mut picks = vec![pick];
-            if (place, pick) == (Place::Address, Pick::Flow) {
-                // For packets that end before ports would.
-                picks.push(Pick::Source);
+impl Part {
+    /// Its chains, each before those that lead to it.
+    pub(crate) fn chains(self, table: &str) -> Vec<Chain> {
+        let names = match self {
+            Self::Affinity(affinity) => vec![affinity.learn(), affinity.kept(), affinity.keep()],
+            Self::Class(class) => vec![class.to_string()],
+        };
+        names.into_iter().map(|name| chain(table, name)).collect()
+    }
+
+    pub(crate) fn rules(self, table: &str) -> Vec<Rule> {
+        let rule = |(chain, exprs)| Rule {
+            table: table.to_owned(),
+            chain,
+            exprs,
+        };
+        match self {
+            Self::Affinity(affinity) => affinity_rules(affinity).map(rule).to_vec(),
+            Self::Class(class) => {
+                let rules = class_rules(class).into_iter();
+                rules
+                    .map(|exprs| rule((class.to_string(), exprs)))
+                    .collect()
             }
-            let to = Expr::Verdict(Verdict::Goto(rewriting(place, family)));
-            let rule = |pick| [exprs::pick(family, pick, slots), vec![to.clone()]].concat();
-            picks.into_iter().map(rule).collect()
         }
+    }
+}
+
+fn class_rules(class: Class) -> Vec<Vec<Expr>> {
+    let Class::Slots {
+        family,
+        place,
+        pick,
+        slots,
+        ..
+    } = class
+    else {
+        return exprs::refusal();
     };
-    let rules = rules.into_iter().map(|exprs| Rule {
-        table: table.to_owned(),
-        chain: class.to_string(),
-        exprs,
-    });
-    rules.collect()
+    let (mut rules, to) = match class.affinity() {
+        Some(affinity) => {
+            let keep = Expr::Verdict(Verdict::Jump(affinity.keep()));
+            (vec![vec![keep]], affinity.learn())
+        }
+        None => (vec![], rewriting(place, family)),
+    };
+    let to = Expr::Verdict(Verdict::Goto(to));
+    let mut rule = |pick| {
+        let mut exprs = exprs::pick(family, pick, slots);
+        exprs.push(to.clone());
+        rules.push(exprs);
+    };
+    rule(pick);
+    if (place, pick) == (Place::Address, Pick::Flow) {
+        // For packets that end before ports would.
+        rule(Pick::Source);
+    }
+    rules
+}
+
+/// A client that has a backend goes there. One whose backend is gone comes back without it, and one
+/// that has none gets the one that is picked for it.
+fn affinity_rules(affinity: Affinity) -> [(String, Vec<Expr>); 6] {
+    let goto = |mut exprs: Vec<Expr>, chain| {
+        exprs.push(Expr::Verdict(Verdict::Goto(chain)));
+        exprs
+    };
+    let to = rewriting(affinity.place, affinity.family);
+    [
+        (
+            affinity.keep(),
+            goto(exprs::keep(affinity), affinity.kept()),
+        ),
+        (affinity.kept(), exprs::kept(affinity)),
+        (affinity.kept(), exprs::forget(affinity)),
+        (affinity.learn(), exprs::learn(affinity)),
+        (affinity.learn(), exprs::learned(affinity)),
+        (affinity.learn(), goto(vec![], to)),
+    ]
 }
 
 /// The chain that rewrites to the backend whose slot was picked.

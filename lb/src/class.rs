@@ -5,6 +5,8 @@ mod name;
 
 pub(crate) use name::PLACES;
 
+use std::num::NonZeroU32;
+
 use crate::spec::{Address, Family, Ports, ServiceKey};
 
 /// How a number below the number of slots is made.
@@ -31,10 +33,19 @@ pub(crate) enum Place {
     Local,
 }
 
-/// What services that share a chain have in common.
+/// Services whose clients keep their backends for the same time share chains for that, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Affinity {
+    pub(crate) family: Family,
+    pub(crate) place: Place,
+    pub(crate) seconds: NonZeroU32,
+}
+
+/// What services that share a chain have in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
     /// No backend takes flows: they are refused.
+    #[default]
     Empty,
     /// Some do.
     Slots {
@@ -42,6 +53,8 @@ pub(crate) enum Class {
         place: Place,
         pick: Pick,
         slots: u16,
+        /// For how many seconds a client keeps its backend.
+        affinity: Option<NonZeroU32>,
         /// A count is of a rule, so that services that count do not share one: each has an instance
         /// of such a class for itself. Always 0 of the others. The last field, for instances of a
         /// class to be side by side in order.
@@ -68,13 +81,19 @@ impl Class {
     }
 
     /// The class of a service with that many slots, or its first instance.
-    pub(crate) fn new(key: &ServiceKey, pick: Pick, slots: usize) -> Self {
+    pub(crate) fn new(
+        key: &ServiceKey,
+        pick: Pick,
+        slots: usize,
+        affinity: Option<NonZeroU32>,
+    ) -> Self {
         match u16::try_from(slots) {
             Ok(slots) if slots > 0 => Self::Slots {
                 family: key.family(),
                 place: Place::of(key),
                 pick,
                 slots,
+                affinity,
                 instance: 0,
             },
             _ => Self::Empty,
@@ -87,6 +106,23 @@ impl Class {
             Self::Empty => 0,
             Self::Slots { slots, .. } => u32::from(slots),
         }
+    }
+
+    pub(crate) fn affinity(self) -> Option<Affinity> {
+        let Self::Slots {
+            family,
+            place,
+            affinity: Some(seconds),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        Some(Affinity {
+            family,
+            place,
+            seconds,
+        })
     }
 
     /// Whether at most one service at a time may use its chain.

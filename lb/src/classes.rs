@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::class::Class;
+use crate::class::{Affinity, Class};
 
 /// Most chains that are kept although no service uses them: one that comes back to a number of
 /// slots that it had finds its chain there. At most as many as there are services, too.
@@ -22,6 +22,16 @@ pub(crate) struct Classes {
     numbers: BTreeMap<u32, Class>,
     /// Those without a service, but for the permanent ones.
     unused: BTreeSet<Class>,
+    /// How many of them each is of.
+    affinities: BTreeMap<Affinity, usize>,
+}
+
+/// A class that comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turnover {
+    pub(crate) class: Numbered,
+    /// What comes or goes with it, for it is the first or the last that needs that.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +47,7 @@ impl Default for Classes {
             held: BTreeMap::new(),
             numbers: BTreeMap::new(),
             unused: BTreeSet::new(),
+            affinities: BTreeMap::new(),
         };
         for class in Class::PERMANENT {
             let number = class.first_number();
@@ -72,6 +83,10 @@ impl Classes {
         held.map(|(&class, &Held { number, .. })| Numbered { class, number })
     }
 
+    pub(crate) fn affinities(&self) -> impl Iterator<Item = Affinity> {
+        self.affinities.keys().copied()
+    }
+
     pub(crate) fn with_number(&self, number: u32) -> Option<Class> {
         self.numbers.get(&number).copied()
     }
@@ -90,14 +105,25 @@ impl Classes {
         if !class.is_permanent() {
             self.unused.insert(class);
         }
+        if let Some(affinity) = class.affinity() {
+            *self.affinities.entry(affinity).or_default() += 1;
+        }
         true
     }
 
     pub(crate) fn remove(&mut self, class: Class) {
-        if let Some(held) = self.held.remove(&class) {
-            self.numbers.remove(&held.number);
-        }
+        let Some(held) = self.held.remove(&class) else {
+            return;
+        };
+        self.numbers.remove(&held.number);
         self.unused.remove(&class);
+        if let Some(affinity) = class.affinity() {
+            let classes = self.affinities.entry(affinity).or_default();
+            *classes = classes.saturating_sub(1);
+            if *classes == 0 {
+                self.affinities.remove(&affinity);
+            }
+        }
     }
 
     /// One more service is in it.
@@ -169,15 +195,20 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// The classes that are new.
-    pub(crate) fn added(&self) -> impl Iterator<Item = Numbered> {
-        let added = self.added.iter();
-        added.map(|(&class, &number)| Numbered { class, number })
+    /// The classes that come.
+    pub(crate) fn added(&self) -> Vec<Turnover> {
+        let mut there: BTreeSet<Affinity> = BTreeSet::new();
+        let is_new = |affinity: &Affinity| !self.present.affinities.contains_key(affinity);
+        let added = self.added.iter().map(|(&class, &number)| Turnover {
+            class: Numbered { class, number },
+            affinity: class.affinity().filter(is_new).filter(|a| there.insert(*a)),
+        });
+        added.collect()
     }
 
-    /// The chains that are given up: those without a service, as far as they are more than are
-    /// kept, and first of all those that had none before. `services` is how many there are then.
-    pub(crate) fn surplus(&self, services: usize) -> Vec<Class> {
+    /// The classes that go: those without a service, as far as they are more than are kept, and
+    /// first of all those that had none before. `services` is how many there are then.
+    pub(crate) fn removed(&self, services: usize) -> Vec<Turnover> {
         let still = |class: &&Class| !self.users.contains_key(class);
         let before = self.present.unused.iter().filter(still);
         let left = self.users.iter().filter(|(_, users)| **users == 0);
@@ -185,7 +216,24 @@ impl<'a> Draft<'a> {
         let unused = before.chain(left.filter(|class| !class.is_permanent()));
         let kept = services.min(UNUSED_MAX);
         let count = unused.clone().count().saturating_sub(kept);
-        unused.take(count).copied().collect()
+        let mut gone: BTreeMap<Affinity, usize> = BTreeMap::new();
+        let mut is_last = |affinity: &Affinity| {
+            let gone = gone.entry(*affinity).or_default();
+            *gone += 1;
+            let added = self
+                .added
+                .keys()
+                .filter(|c| c.affinity() == Some(*affinity));
+            *gone == self.present.affinities.get(affinity).unwrap_or(&0) + added.count()
+        };
+        let removed = unused.take(count).filter_map(|&class| {
+            let number = self.present.number(class)?;
+            Some(Turnover {
+                class: Numbered { class, number },
+                affinity: class.affinity().filter(&mut is_last),
+            })
+        });
+        removed.collect()
     }
 
     fn users(&self, class: Class) -> usize {

@@ -1,6 +1,10 @@
 //! The steps of the table's rules.
 
+mod affinity;
+
 use weft_netns::nft::{CompareOp, Expr, MetaKey, NatFamily, PayloadBase, Register};
+
+pub(crate) use affinity::{forget, keep, kept, learn, learned};
 
 use crate::class::{Pick, Place};
 use crate::layout::Map;
@@ -37,7 +41,7 @@ pub(crate) fn dispatch(family: Family, place: Place) -> Vec<Expr> {
         exprs.push(Expr::RouteType { register });
         exprs.push(equals(ROUTE_LOCAL.to_ne_bytes().to_vec()));
     }
-    exprs.extend(load_service(family, place));
+    exprs.extend(load_service(family, place, 0));
     let key = MetaKey::PRIORITY;
     exprs.extend([
         Expr::MapLookup {
@@ -88,37 +92,43 @@ pub(crate) fn pick(family: Family, pick: Pick, slots: u16) -> Vec<Expr> {
 /// is nobody else's business any more.
 pub(crate) fn rewrite(family: Family, place: Place) -> Vec<Expr> {
     let words = Words::of(family);
-    let (number, zero) = (words.address_slots + 2, words.address_slots + 3);
-    let priority = MetaKey::PRIORITY;
-    let mut exprs = load_service(family, place);
+    let register = Register::slot(words.address_slots + 2);
+    let key = MetaKey::PRIORITY;
+    let mut exprs = load_service(family, place, 0);
+    exprs.push(Expr::Meta { key, register });
+    exprs.extend(clear_priority(words.address_slots + 3));
     exprs.extend([
-        Expr::Meta {
-            key: priority,
-            register: Register::slot(number),
-        },
-        Expr::Immediate {
-            value: vec![0; 4],
-            register: Register::slot(zero),
-        },
-        Expr::SetMeta {
-            key: priority,
-            register: Register::slot(zero),
-        },
         Expr::MapLookup {
             map: Map::Backends(family).name().to_owned(),
             register: Register::slot(0),
             target: Register::slot(0),
         },
-        Expr::DestinationNat {
-            family: match family {
-                Family::V4 => NatFamily::IPV4,
-                Family::V6 => NatFamily::IPV6,
-            },
-            address: Register::slot(0),
-            port: (place != Place::Address).then_some(Register::slot(words.address_slots)),
-        },
+        destination_nat(family, place, 0),
     ]);
     exprs
+}
+
+/// `meta priority set 0`, by way of a free slot.
+fn clear_priority(slot: u32) -> [Expr; 2] {
+    let register = Register::slot(slot);
+    let (value, key) = (vec![0; 4], MetaKey::PRIORITY);
+    [
+        Expr::Immediate { value, register },
+        Expr::SetMeta { key, register },
+    ]
+}
+
+/// Rewrites to the backend that is loaded from slot `first` on.
+fn destination_nat(family: Family, place: Place, first: u32) -> Expr {
+    let port = first + Words::of(family).address_slots;
+    Expr::DestinationNat {
+        family: match family {
+            Family::V4 => NatFamily::IPV4,
+            Family::V6 => NatFamily::IPV6,
+        },
+        address: Register::slot(first),
+        port: (place != Place::Address).then_some(Register::slot(port)),
+    }
 }
 
 /// `meta l4proto tcp reject with tcp reset`, `reject with icmpx port-unreachable`. A program of the
@@ -138,18 +148,19 @@ pub(crate) fn refusal() -> Vec<Vec<Expr>> {
     vec![reset, vec![Expr::RejectPort]]
 }
 
-/// Loads what names a service, from slot 0 on: address, protocol, port. Of a place that is known by
-/// less, what it is not known by is zero.
-fn load_service(family: Family, place: Place) -> Vec<Expr> {
+/// Loads what names a service, from slot `first` on: address, protocol, port. Of a place that is
+/// known by less, what it is not known by is zero.
+fn load_service(family: Family, place: Place, first: u32) -> Vec<Expr> {
     let words = Words::of(family);
     let zero = |slots: u32, slot| Expr::Immediate {
         value: vec![0; 4 * slots as usize],
         register: Register::slot(slot),
     };
-    let (protocol, port) = (words.address_slots, words.address_slots + 1);
+    let protocol = first + words.address_slots;
+    let port = protocol + 1;
     let address = match place {
-        Place::Local => zero(words.address_slots, 0),
-        Place::Port | Place::Address => words.address(words.destination_offset, 0),
+        Place::Local => zero(words.address_slots, first),
+        Place::Port | Place::Address => words.address(words.destination_offset, first),
     };
     let rest = match place {
         Place::Address => vec![zero(2, protocol)],

@@ -330,7 +330,7 @@ fn in_pieces<T>(
 
 fn dump(socket: &mut NftSocket, table: &str) -> Result<Raw, NftError> {
     let mut elements = BTreeMap::new();
-    for map in Map::ALL {
+    for map in Map::ALL.into_iter().filter(|map| !map.is_learned()) {
         elements.insert(map, socket.map_elements(table, map.name())?);
     }
     Ok(Raw {

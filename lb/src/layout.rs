@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use weft_netns::nft::{self, KeyType, MapData, MapElement, MapTarget, Verdict};
 
 use crate::classes::Numbered;
-use crate::spec::{Address, Backend, Family, Ports, Protocol, ServiceKey};
+use crate::spec::{Address, Backend, CLIENTS_MAX, Family, Ports, Protocol, ServiceKey};
 
 /// A map of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,17 +15,26 @@ pub(crate) enum Map {
     Classes,
     /// The class of each service.
     Services(Family),
-    /// The backend of each slot of each service.
+    /// The backend of each slot of each service, or, where clients keep theirs, of each number that
+    /// is a backend's own.
     Backends(Family),
+    /// The number that is a backend's own, of each slot of each service whose clients keep theirs.
+    Picks(Family),
+    /// The number of each client's backend, by client and service.
+    Clients(Family),
 }
 
 impl Map {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Classes,
         Self::Services(Family::V4),
         Self::Services(Family::V6),
         Self::Backends(Family::V4),
         Self::Backends(Family::V6),
+        Self::Picks(Family::V4),
+        Self::Picks(Family::V6),
+        Self::Clients(Family::V4),
+        Self::Clients(Family::V6),
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -35,33 +44,59 @@ impl Map {
             Self::Services(Family::V6) => "services6",
             Self::Backends(Family::V4) => "backends4",
             Self::Backends(Family::V6) => "backends6",
+            Self::Picks(Family::V4) => "picks4",
+            Self::Picks(Family::V6) => "picks6",
+            Self::Clients(Family::V4) => "clients4",
+            Self::Clients(Family::V6) => "clients6",
+        }
+    }
+
+    /// Whether packets fill it.
+    pub(crate) const fn is_learned(self) -> bool {
+        matches!(self, Self::Clients(_))
+    }
+
+    const fn family(self) -> Family {
+        match self {
+            Self::Classes => Family::V4,
+            Self::Services(family)
+            | Self::Backends(family)
+            | Self::Picks(family)
+            | Self::Clients(family) => family,
         }
     }
 
     pub(crate) fn object(self, table: &str) -> nft::Map {
-        let (service, service_len) = match self {
-            Self::Services(Family::V6) | Self::Backends(Family::V6) => (KeyType::IPV6_ADDR, 24),
-            _ => (KeyType::IPV4_ADDR, 12),
+        let (address, address_len) = match self.family() {
+            Family::V4 => (KeyType::IPV4_ADDR, 4),
+            Family::V6 => (KeyType::IPV6_ADDR, 16),
         };
-        let key = [service, KeyType::PROTOCOL, KeyType::PORT, KeyType::MARK];
-        let (key_type, key_len, target) = match self {
-            Self::Classes => (KeyType::CLASS_ID, 4, MapTarget::Verdict),
-            Self::Services(_) => {
-                let kind = KeyType::CLASS_ID;
-                let target = MapTarget::Value { kind, len: 4 };
-                (KeyType::concat(&key[..3]), service_len, target)
-            }
+        let service = [address, KeyType::PROTOCOL, KeyType::PORT];
+        let service_len = address_len + 8;
+        let slot = [&service[..], &[KeyType::MARK]].concat();
+        let value = |kind, len| MapTarget::Value { kind, len };
+        let (key, key_len, target) = match self {
+            Self::Classes => (vec![KeyType::CLASS_ID], 4, MapTarget::Verdict),
+            Self::Services(_) => (service.to_vec(), service_len, value(KeyType::CLASS_ID, 4)),
             Self::Backends(_) => {
-                let kind = KeyType::concat(&[service, KeyType::PORT]);
-                let len = service_len - 4;
-                let target = MapTarget::Value { kind, len };
-                (KeyType::concat(&key), service_len + 4, target)
+                let kind = KeyType::concat(&[address, KeyType::PORT]);
+                (slot, service_len + 4, value(kind, address_len + 4))
+            }
+            Self::Picks(_) => (slot, service_len + 4, value(KeyType::MARK, 4)),
+            Self::Clients(_) => {
+                let client = [&[address], &service[..]].concat();
+                let target = MapTarget::Learned {
+                    kind: KeyType::MARK,
+                    len: 4,
+                    size: CLIENTS_MAX,
+                };
+                (client, address_len + service_len, target)
             }
         };
         nft::Map {
             table: table.to_owned(),
             name: self.name().to_owned(),
-            key_type,
+            key_type: KeyType::concat(&key),
             key_len,
             concatenated: self != Self::Classes,
             target,
@@ -92,6 +127,14 @@ pub(crate) fn slot_element(key: &ServiceKey, slot: u32, backend: &Backend) -> Ma
     MapElement {
         key: slot_key(key, slot),
         data: MapData::Value(data),
+    }
+}
+
+/// The element of a service's slot that leads to a backend by its number.
+pub(crate) fn pick_element(key: &ServiceKey, slot: u32, number: u32) -> MapElement {
+    MapElement {
+        key: slot_key(key, slot),
+        data: MapData::Value(number.to_ne_bytes().to_vec()),
     }
 }
 
@@ -127,7 +170,7 @@ pub(crate) fn read_class(element: &MapElement) -> Option<Numbered> {
     Some(Numbered { class, number })
 }
 
-/// The number of a class.
+/// The number of a class or of a backend.
 pub(crate) fn read_number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }

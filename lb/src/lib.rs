@@ -7,7 +7,8 @@
 //! all local addresses of **one** network namespace, over IPv4 and IPv6, by one nftables table that
 //! this crate owns whole. The first packet of a flow chooses a backend, connection tracking keeps
 //! the rest with it, and the source address is left alone. Schedulers: round robin, also weighted;
-//! random by weight; source hash; Maglev. Weight 0 drains.
+//! random by weight; source hash; Maglev. Weight 0 drains. Clients may keep their backends for a
+//! time.
 //!
 //! - [`spec`]: what the table should do, in kernel words.
 //! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
@@ -19,7 +20,7 @@
 //! # What is not here
 //!
 //! No other crate uses this one yet: weft has no services so far. Missing are
-//! - least-connections, affinity with a time-out, idle time-outs, statistics;
+//! - least-connections, idle time-outs, statistics;
 //! - what becomes of flows whose backend vanished: they stay with it until they end;
 //! - health, and DNS answers.
 //!
@@ -72,6 +73,39 @@
 //! next in its first packet, and is then set to zero: a priority that a program gave its socket
 //! holds from the second packet on.
 //!
+//! # Affinity
+//!
+//! ```text
+//!     map picks4    { type ipv4_addr . inet_proto . inet_service . mark : mark }
+//!     map clients4  { type ipv4_addr . ipv4_addr . inet_proto . inet_service : mark
+//!                     size 65536; flags dynamic,timeout }
+//!     chain random-vip4-3-3600s {
+//!         jump keep-vip4-3600s
+//!         meta priority set numgen random mod 3 goto learn-vip4-3600s
+//!     }
+//!     chain keep-vip4-3600s {
+//!         meta priority set ip saddr . ip daddr . .. map @clients4 goto kept-vip4-3600s
+//!     }
+//!     chain kept-vip4-3600s {
+//!         update @clients4 { ip saddr . ip daddr . .. timeout 1h : meta priority } \
+//!             dnat ip to ip daddr . .. . meta priority map @backends4
+//!         delete @clients4 { ip saddr . ip daddr . .. : meta priority }
+//!     }
+//!     chain learn-vip4-3600s {
+//!         meta priority set ip daddr . .. . meta priority map @picks4
+//!         add @clients4 { ip saddr . ip daddr . .. timeout 1h : meta priority } \
+//!             meta priority set ip saddr . ip daddr . .. map @clients4
+//!         goto to-vip4
+//!     }
+//! ```
+//!
+//! Packets fill the map of clients themselves. It does not hold backends but their numbers, and a
+//! number leads to a backend by another map, from which a backend that goes is taken: its clients
+//! find nobody there, are forgotten and get another, with their very next flow and without anybody
+//! looking for them. A number is made from address and port, so that a client finds a backend again
+//! that was away for less than the time. Of several first flows of a client at a time the first to
+//! enter the map decides for all.
+//!
 //! # Weights
 //!
 //! Weights become slots, at most [`SLOTS_MAX`] of a service: the fewest with which every backend's
@@ -90,6 +124,7 @@ mod class;
 mod classes;
 mod error;
 mod exprs;
+mod hash;
 pub mod ingress;
 mod kernel;
 mod layout;

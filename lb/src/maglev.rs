@@ -2,17 +2,12 @@
 //! Balancer", NSDI 2016, section 3.4): every backend walks the slots in an order of its own and the
 //! backends take free slots in turns, those of less weight skipping some.
 
-use std::net::IpAddr;
-use std::num::NonZeroU16;
-
+use crate::hash;
 use crate::spec::{Backend, MaglevSize};
 
 /// Beginning of the two hashes of a backend.
 const OFFSET_SEED: u64 = 0x6d61_676c_6576_0001;
 const SKIP_SEED: u64 = 0x6d61_676c_6576_0002;
-/// Offset basis and prime of FNV-1a with 64 bits.
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// The backend of each slot. Depends on nothing but its arguments, so that all nodes build the same
 /// table. Empty without backends; weights are above zero.
@@ -56,7 +51,7 @@ impl Walker {
     fn new(backend: Backend, weight: u16, slots: usize) -> Self {
         let below = |seed, bound: usize| {
             let bound = bound as u64;
-            usize::try_from(hash(seed, &backend) % bound).unwrap_or(0)
+            usize::try_from(hash::of_backend(seed, &backend) % bound).unwrap_or(0)
         };
         Self {
             backend,
@@ -74,22 +69,6 @@ impl Walker {
         }
         self.position
     }
-}
-
-fn hash(seed: u64, backend: &Backend) -> u64 {
-    let octets = match backend.address {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let port = backend.port.map_or(0, NonZeroU16::get).to_be_bytes();
-    let bytes = seed.to_be_bytes().into_iter().chain(octets).chain(port);
-    let sum = bytes.fold(FNV_BASIS, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
-    });
-    // FNV leaves the low bits of similar keys alike; the finalizer of MurmurHash3 mixes them.
-    let sum = (sum ^ sum >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    let sum = (sum ^ sum >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    sum ^ sum >> 33
 }
 
 #[cfg(test)]

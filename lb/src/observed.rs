@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weft_netns::nft::{self, Chain, MapData, MapElement, Rule};
 
-use crate::chains;
+use crate::chains::{self, Part};
 use crate::class::Class;
 use crate::classes::{Classes, Numbered};
 use crate::layout::{self, Map};
@@ -33,8 +33,29 @@ pub(crate) struct Observed {
 pub(crate) struct Entry {
     /// None where a change was interrupted: the service is not in use then.
     pub(crate) class: Option<Class>,
+    /// The backend of each slot; where clients keep theirs, of each number that is a backend's own.
     /// May be more than the class uses, where a change was interrupted.
-    pub(crate) slots: BTreeMap<u32, Backend>,
+    pub(crate) backends: BTreeMap<u32, Backend>,
+    /// The number of each slot's backend, where clients keep theirs. May be more, too.
+    pub(crate) picks: BTreeMap<u32, u32>,
+}
+
+impl Entry {
+    /// The backends of the slots in use, in order.
+    pub(crate) fn order(&self) -> Vec<Backend> {
+        let Some(class) = self.class else {
+            return Vec::new();
+        };
+        let slots = ..class.slots();
+        if class.affinity().is_none() {
+            let backends = self.backends.range(slots);
+            return backends.map(|(_, backend)| *backend).collect();
+        }
+        let picks = self.picks.range(slots);
+        picks
+            .filter_map(|(_, number)| self.backends.get(number).copied())
+            .collect()
+    }
 }
 
 impl Observed {
@@ -61,7 +82,13 @@ impl Observed {
                 let (key, slot) = layout::read_slot_key(family, &element.key)?;
                 let backend = layout::read_backend(family, value(element)?)?;
                 let entry = observed.services.entry(key).or_default();
-                entry.slots.insert(slot, backend);
+                entry.backends.insert(slot, backend);
+            }
+            for element in raw.elements.get(&Map::Picks(family))? {
+                let (key, slot) = layout::read_slot_key(family, &element.key)?;
+                let number = layout::read_number(value(element)?)?;
+                let entry = observed.services.entry(key).or_default();
+                entry.picks.insert(slot, number);
             }
         }
         Some(observed)
@@ -77,11 +104,13 @@ fn value(element: &MapElement) -> Option<&[u8]> {
 
 /// Whether chains, maps and rules are those of these classes and no others.
 fn has_shape(table: &str, raw: &Raw, classes: &Classes) -> bool {
-    let classes = || classes.all().filter(|class| !class.is_permanent());
+    let affinities = classes.affinities().map(Part::Affinity);
+    let classes = classes.all().filter(|class| !class.is_permanent());
+    let parts: Vec<Part> = affinities.chain(classes.map(Part::Class)).collect();
     let mut chains = chains::chains(table);
-    chains.extend(classes().map(|class| chains::class_chain(table, class)));
+    chains.extend(parts.iter().flat_map(|part| part.chains(table)));
     let mut rules = chains::rules(table);
-    rules.extend(classes().flat_map(|class| chains::class_rules(table, class)));
+    rules.extend(parts.iter().flat_map(|part| part.rules(table)));
     let maps = Map::ALL.map(|map| map.object(table)).to_vec();
     sorted(&raw.chains, |chain| &chain.name) == sorted(&chains, |chain| &chain.name)
         && sorted(&raw.maps, |map| &map.name) == sorted(&maps, |map| &map.name)

@@ -5,27 +5,37 @@
 //! the next: first all slots that the new classes use, then the classes, then the slots that only
 //! the old classes used. At every moment every slot that a packet can ask for is there.
 
-use std::collections::BTreeSet;
+mod content;
 
-use crate::class::{Class, Pick};
-use crate::classes::{Draft, Numbered};
+use std::collections::{BTreeMap, BTreeSet};
+
+use content::Content;
+
+use crate::class::Class;
+use crate::classes::{Draft, Numbered, Turnover};
 use crate::observed::{Entry, Observed};
-use crate::spec::{Backend, Changes, Scheduler, Service, ServiceKey, Spec};
-use crate::{maglev, slots};
+use crate::spec::{Backend, Changes, Service, ServiceKey, Spec};
 
 /// One change of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     /// Makes a class's chain.
-    AddClass(Numbered),
+    AddClass(Turnover),
     /// Removes it. No service is in it any more.
-    RemoveClass(Numbered),
-    /// Changes what a slot says; none is no slot.
-    SetSlot {
+    RemoveClass(Turnover),
+    /// Changes the backend of a slot or number; none is no slot.
+    SetBackend {
         key: ServiceKey,
         slot: u32,
         old: Option<Backend>,
         new: Option<Backend>,
+    },
+    /// Changes the number of a slot's backend; none is no slot.
+    SetPick {
+        key: ServiceKey,
+        slot: u32,
+        old: Option<u32>,
+        new: Option<u32>,
     },
     /// Changes the class of a service; none is no service.
     SetClass {
@@ -70,12 +80,8 @@ impl Plan {
             plan.service(key, service, entry.unwrap_or(&absent), &mut draft);
         }
         let [first, _, last] = &mut plan.stages;
-        first.extend(draft.added().map(Op::AddClass));
-        let surplus = draft.surplus(services).into_iter();
-        last.extend(surplus.filter_map(|class| {
-            let number = observed.classes.number(class)?;
-            Some(Op::RemoveClass(Numbered { class, number }))
-        }));
+        first.extend(draft.added().into_iter().map(Op::AddClass));
+        last.extend(draft.removed(services).into_iter().map(Op::RemoveClass));
         plan
     }
 
@@ -86,34 +92,34 @@ impl Plan {
         entry: &Entry,
         draft: &mut Draft<'_>,
     ) {
-        let (class, slots) = service.map(|service| content(key, service, entry)).unzip();
-        let class = draft.move_to(entry.class, class);
-        let slots = slots.unwrap_or_default();
+        let wanted = service.map(|service| Content::new(key, service, entry));
+        let class = draft.move_to(entry.class, wanted.as_ref().map(|content| content.class));
+        let Content {
+            backends, picks, ..
+        } = wanted.unwrap_or_default();
+        let key = *key;
         let [first, middle, last] = &mut self.stages;
-        for (slot, new) in (0..).zip(&slots) {
-            let old = entry.slots.get(&slot).copied();
-            if old != Some(*new) {
-                let (key, new) = (*key, Some(*new));
-                first.push(Op::SetSlot {
-                    key,
-                    slot,
-                    old,
-                    new,
-                });
-            }
-        }
-        for (slot, backend) in entry.slots.range(class.map_or(0, |c| c.class.slots())..) {
-            let (key, slot, old, new) = (*key, *slot, Some(*backend), None);
-            last.push(Op::SetSlot {
-                key,
-                slot,
-                old,
-                new,
-            });
-        }
+        let set = |(slot, old, new)| Op::SetBackend {
+            key,
+            slot,
+            old,
+            new,
+        };
+        let (come, go) = differences(&entry.backends, &backends);
+        first.extend(come.into_iter().map(set));
+        last.extend(go.into_iter().map(set));
+        let set = |(slot, old, new)| Op::SetPick {
+            key,
+            slot,
+            old,
+            new,
+        };
+        let (come, go) = differences(&entry.picks, &picks);
+        first.extend(come.into_iter().map(set));
+        last.extend(go.into_iter().map(set));
         if class.map(|class| class.class) != entry.class {
             middle.push(Op::SetClass {
-                key: *key,
+                key,
                 old: entry.class,
                 new: class,
             });
@@ -126,58 +132,46 @@ impl Plan {
     }
 }
 
-/// The class and the slots of a service, with as few changes of its slots as can be.
-fn content(key: &ServiceKey, service: &Service, entry: &Entry) -> (Class, Vec<Backend>) {
-    let active: Vec<(Backend, u16)> = service.active().collect();
-    let (pick, slots) = match service.scheduler {
-        Scheduler::Maglev(size) => (Pick::Flow, maglev::table(&active, size)),
-        Scheduler::Random => (Pick::Random, dense(&by_weight(&active), entry)),
-        Scheduler::SourceHash => (Pick::Source, dense(&by_weight(&active), entry)),
-        Scheduler::RoundRobin => {
-            let once: Vec<(Backend, u32)> = active.iter().map(|(b, _)| (*b, 1)).collect();
-            (Pick::RoundRobin, dense(&once, entry))
-        }
-        Scheduler::WeightedRoundRobin => {
-            let wanted = by_weight(&active);
-            let slots = if wanted.iter().all(|(_, count)| *count == 1) {
-                dense(&wanted, entry)
-            } else {
-                slots::interleave(&wanted)
-            };
-            (Pick::RoundRobin, slots)
-        }
-    };
-    (Class::new(key, pick, slots.len()), slots)
-}
+/// A slot, with what it is and what it has to be.
+type Difference<T> = (u32, Option<T>, Option<T>);
 
-/// How many slots each backend has.
-fn by_weight(active: &[(Backend, u16)]) -> Vec<(Backend, u32)> {
-    let weights: Vec<u16> = active.iter().map(|(_, weight)| *weight).collect();
-    let counts = slots::multiplicities(&weights);
-    let backends = active.iter().map(|(backend, _)| *backend);
-    backends.zip(counts).collect()
-}
-
-/// The slots, in the order that keeps most of what is there.
-fn dense(wanted: &[(Backend, u32)], entry: &Entry) -> Vec<Backend> {
-    let in_use = entry.class.map_or(0, Class::slots);
-    let present: Vec<Backend> = entry.slots.range(..in_use).map(|(_, b)| *b).collect();
-    slots::assign(&present, wanted)
+/// What has to be set, and what has to go after that.
+fn differences<T: Copy + PartialEq>(
+    present: &BTreeMap<u32, T>,
+    wanted: &BTreeMap<u32, T>,
+) -> (Vec<Difference<T>>, Vec<Difference<T>>) {
+    let come = wanted.iter().filter_map(|(slot, new)| {
+        let old = present.get(slot).copied();
+        (old != Some(*new)).then_some((*slot, old, Some(*new)))
+    });
+    let go = present
+        .iter()
+        .filter(|(slot, _)| !wanted.contains_key(slot));
+    let go = go.map(|(slot, old)| (*slot, Some(*old), None));
+    (come.collect(), go.collect())
 }
 
 impl Observed {
     /// What the table says after the change.
     pub(crate) fn apply(&mut self, op: &Op) {
         match *op {
-            Op::AddClass(class) => {
+            Op::AddClass(Turnover { class, .. }) => {
                 self.classes.add(class);
             }
-            Op::RemoveClass(class) => self.classes.remove(class.class),
-            Op::SetSlot { key, slot, new, .. } => {
-                let slots = &mut self.services.entry(key).or_default().slots;
+            Op::RemoveClass(Turnover { class, .. }) => self.classes.remove(class.class),
+            Op::SetBackend { key, slot, new, .. } => {
+                let entry = self.services.entry(key).or_default();
                 match new {
-                    Some(backend) => slots.insert(slot, backend),
-                    None => slots.remove(&slot),
+                    Some(backend) => entry.backends.insert(slot, backend),
+                    None => entry.backends.remove(&slot),
+                };
+                self.forget_if_gone(&key);
+            }
+            Op::SetPick { key, slot, new, .. } => {
+                let entry = self.services.entry(key).or_default();
+                match new {
+                    Some(number) => entry.picks.insert(slot, number),
+                    None => entry.picks.remove(&slot),
                 };
                 self.forget_if_gone(&key);
             }

@@ -5,7 +5,8 @@ mod error;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 pub use error::SpecError;
 
@@ -17,6 +18,13 @@ pub const BACKENDS_MAX: usize = 512;
 /// A Maglev table has at least so many slots for each backend: at equal weights no backend then
 /// gets a tenth more than another.
 pub const MAGLEV_SLOTS_PER_BACKEND: usize = 10;
+
+/// Longest affinity, as with IPVS.
+pub const AFFINITY_MAX: Duration = Duration::from_hours(31 * 24);
+/// Most clients of each address family that a table remembers the backend of at a time, over all
+/// services with affinity: they take about 10 MB of kernel memory then. Those that come when it is
+/// full are balanced as without affinity.
+pub const CLIENTS_MAX: u32 = 65_536;
 
 /// The wanted content of a table.
 pub type Spec = BTreeMap<ServiceKey, Service>;
@@ -115,6 +123,10 @@ pub enum MaglevSize {
 pub struct Service {
     /// How a backend is chosen.
     pub scheduler: Scheduler,
+    /// With it a client, known by its address, gets a backend by the scheduler once. Its new flows
+    /// go there until there was none for that long, or the backend takes no new flow any more. In
+    /// whole seconds, at most [`AFFINITY_MAX`].
+    pub affinity: Option<Duration>,
     /// The backends with their weights. With weight 0 a backend takes no new flow and keeps those
     /// it has. A service without a backend that takes flows refuses them (ICMP port unreachable).
     pub backends: BTreeMap<Backend, u16>,
@@ -174,6 +186,11 @@ impl Service {
         ) {
             return Err(SpecError::AllPortsOfLocal { service });
         }
+        let good =
+            |time: &Duration| time.subsec_nanos() == 0 && !time.is_zero() && *time <= AFFINITY_MAX;
+        if let Some(affinity) = self.affinity.filter(|time| !good(time)) {
+            return Err(SpecError::BadAffinity { service, affinity });
+        }
         let max = match self.scheduler {
             Scheduler::Maglev(size) => {
                 BACKENDS_MAX.min(usize::from(size.slots()) / MAGLEV_SLOTS_PER_BACKEND)
@@ -200,6 +217,12 @@ impl Service {
             Some(&backend) => Err(SpecError::BadPort { service, backend }),
             None => Ok(()),
         }
+    }
+
+    /// In seconds.
+    pub(crate) fn affinity_seconds(&self) -> Option<NonZeroU32> {
+        let seconds = u32::try_from(self.affinity?.as_secs()).ok()?;
+        NonZeroU32::new(seconds)
     }
 
     /// The backends that take new flows.
@@ -311,6 +334,23 @@ mod tests {
         };
         let error = all.check(&local).unwrap_err();
         assert_eq!(error, SpecError::AllPortsOfLocal { service: local });
+    }
+
+    #[test]
+    fn affinity_is_in_whole_seconds_and_has_an_end() {
+        let mut service = service(Scheduler::Random, &[("10.0.0.2", 80, 1)]);
+        for (affinity, good) in [
+            (Duration::from_secs(1), true),
+            (AFFINITY_MAX, true),
+            (Duration::ZERO, false),
+            (Duration::from_millis(1500), false),
+            (AFFINITY_MAX + Duration::from_secs(1), false),
+        ] {
+            service.affinity = Some(affinity);
+            assert_eq!(service.check(&key("10.0.9.9", 80)).is_ok(), good);
+        }
+        let error = service.check(&key("10.0.9.9", 80)).unwrap_err();
+        assert!(error.to_string().contains("2678401s"), "{error}");
     }
 
     #[test]

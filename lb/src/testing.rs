@@ -42,6 +42,7 @@ pub(crate) fn service(scheduler: Scheduler, backends: &[(&str, u16, u16)]) -> Se
     let backends = backends.iter();
     Service {
         scheduler,
+        affinity: None,
         backends: backends
             .map(|(address, port, weight)| (backend(address, *port), *weight))
             .collect(),

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 
 use weft_netns::nft::{Batch, MapElement, Table, TableFlags};
 
-use crate::chains;
-use crate::class::Class;
-use crate::classes::Classes;
+use crate::chains::{self, Part};
+use crate::classes::{Classes, Turnover};
 use crate::layout::{self, Map};
 use crate::plan::Op;
 
 /// What the kernel carries out together, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transaction {
-    pub(crate) add_chains: Vec<Class>,
+    pub(crate) add_chains: Vec<Part>,
     pub(crate) delete: BTreeMap<Map, Vec<Vec<u8>>>,
     pub(crate) add: BTreeMap<Map, Vec<MapElement>>,
-    pub(crate) delete_chains: Vec<Class>,
+    pub(crate) delete_chains: Vec<Part>,
 }
 
 /// What comes before the changes.
@@ -44,15 +43,17 @@ impl Transaction {
 
     fn push(&mut self, op: &Op) {
         match *op {
-            Op::AddClass(class) => {
-                self.add_chains.push(class.class);
+            Op::AddClass(Turnover { class, affinity }) => {
+                self.add_chains.extend(affinity.map(Part::Affinity));
+                self.add_chains.push(Part::Class(class.class));
                 self.add(Map::Classes, layout::class_element(class));
             }
-            Op::RemoveClass(class) => {
+            Op::RemoveClass(Turnover { class, affinity }) => {
                 self.delete(Map::Classes, layout::class_element(class).key);
-                self.delete_chains.push(class.class);
+                self.delete_chains.push(Part::Class(class.class));
+                self.delete_chains.extend(affinity.map(Part::Affinity));
             }
-            Op::SetSlot {
+            Op::SetBackend {
                 key,
                 slot,
                 old,
@@ -64,6 +65,20 @@ impl Transaction {
                 }
                 if let Some(backend) = new {
                     self.add(map, layout::slot_element(&key, slot, &backend));
+                }
+            }
+            Op::SetPick {
+                key,
+                slot,
+                old,
+                new,
+            } => {
+                let map = Map::Picks(key.family());
+                if old.is_some() {
+                    self.delete(map, layout::slot_key(&key, slot));
+                }
+                if let Some(number) = new {
+                    self.add(map, layout::pick_element(&key, slot, number));
                 }
             }
             Op::SetClass { key, old, new } => {
@@ -99,9 +114,11 @@ impl Transaction {
             Preface::Claim => batch.add_table(&object),
             Preface::Create { exists } => create(&mut batch, &object, exists),
         }
-        for class in &self.add_chains {
-            batch.add_chain(&chains::class_chain(table, *class));
-            for rule in chains::class_rules(table, *class) {
+        for part in &self.add_chains {
+            for chain in part.chains(table) {
+                batch.add_chain(&chain);
+            }
+            for rule in part.rules(table) {
                 batch.add_rule(&rule);
             }
         }
@@ -111,8 +128,10 @@ impl Transaction {
         for (map, elements) in &self.add {
             batch.add_map_elements(table, map.name(), elements);
         }
-        for class in &self.delete_chains {
-            batch.delete_chain(table, &class.to_string());
+        for part in &self.delete_chains {
+            for chain in part.chains(table).iter().rev() {
+                batch.delete_chain(table, &chain.name);
+            }
         }
         batch
     }

@@ -11,6 +11,8 @@
 
 #[path = "kernel/address.rs"]
 mod address;
+#[path = "kernel/affinity.rs"]
+mod affinity;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/ns.rs"]
@@ -34,6 +36,7 @@ fn main() {
         address::CASES,
         turns::CASES,
         own::CASES,
+        affinity::CASES,
         upkeep::CASES,
     ]
     .concat();

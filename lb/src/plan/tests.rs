@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use weft_netns::nft::{MapData, MapElement, Verdict};
 
 use super::*;
-use crate::chains;
+use crate::chains::{self, Part};
+use crate::class::Pick;
 use crate::classes::Classes;
 use crate::layout::{self, Map};
 use crate::observed::Raw;
-use crate::spec::{Address, Family, MaglevSize, Ports, Protocol};
+use crate::spec::{Address, Family, MaglevSize, Ports, Protocol, Scheduler};
 use crate::testing::{backend, key, port, service};
 use crate::transaction::Transaction;
 
@@ -17,7 +19,7 @@ const TABLE: &str = "weft-lb";
 /// The maps and chains of a kernel's table, which refuses what the kernel would refuse.
 #[derive(Clone)]
 struct Kernel {
-    chains: BTreeSet<Class>,
+    chains: BTreeSet<Part>,
     maps: BTreeMap<Map, BTreeMap<Vec<u8>, MapData>>,
 }
 
@@ -36,8 +38,12 @@ impl Kernel {
     }
 
     fn commit(&mut self, transaction: &Transaction) {
-        for class in &transaction.add_chains {
-            assert!(self.chains.insert(*class), "chain {class} is there");
+        for part in &transaction.add_chains {
+            assert!(self.chains.insert(*part), "{part:?} is there");
+            if let Part::Class(class) = part {
+                let affinity = class.affinity().map(Part::Affinity);
+                assert!(affinity.is_none_or(|part| self.chains.contains(&part)));
+            }
         }
         for (map, keys) in &transaction.delete {
             for key in keys {
@@ -52,11 +58,19 @@ impl Kernel {
                 assert!(old.is_none(), "an element of {map:?} is there");
             }
         }
-        for class in &transaction.delete_chains {
-            assert!(self.chains.remove(class), "no chain {class}");
-            let goto = MapData::Verdict(Verdict::Goto(class.to_string()));
-            let in_use = self.maps[&Map::Classes].values().any(|data| *data == goto);
-            assert!(!in_use, "chain {class} in use");
+        for part in &transaction.delete_chains {
+            assert!(self.chains.remove(part), "no {part:?}");
+            let in_use = match part {
+                Part::Class(class) => {
+                    let goto = MapData::Verdict(Verdict::Goto(class.to_string()));
+                    self.maps[&Map::Classes].values().any(|data| *data == goto)
+                }
+                Part::Affinity(affinity) => self.chains.iter().any(|part| match part {
+                    Part::Class(class) => class.affinity() == Some(*affinity),
+                    Part::Affinity(_) => false,
+                }),
+            };
+            assert!(!in_use, "{part:?} in use");
         }
     }
 
@@ -68,16 +82,16 @@ impl Kernel {
             });
             (*map, elements.collect())
         });
-        let chains = || self.chains.iter().copied();
+        let parts = self.chains.iter();
         let raw = Raw {
             chains: chains::chains(TABLE)
                 .into_iter()
-                .chain(chains().map(|class| chains::class_chain(TABLE, class)))
+                .chain(parts.clone().flat_map(|part| part.chains(TABLE)))
                 .collect(),
             maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
             rules: chains::rules(TABLE)
                 .into_iter()
-                .chain(chains().flat_map(|class| chains::class_rules(TABLE, class)))
+                .chain(parts.flat_map(|part| part.rules(TABLE)))
                 .collect(),
             elements: elements.collect(),
         };
@@ -92,10 +106,12 @@ impl Kernel {
                 continue;
             };
             for slot in 0..class.slots() {
-                let found = now
-                    .services
-                    .get(key)
-                    .is_some_and(|e| e.slots.contains_key(&slot));
+                let entry = now.services.get(key).expect("a service that was there");
+                let number = match class.affinity() {
+                    None => Some(&slot),
+                    Some(_) => entry.picks.get(&slot),
+                };
+                let found = number.is_some_and(|number| entry.backends.contains_key(number));
                 assert!(found, "{key} misses slot {slot}");
             }
         }
@@ -161,7 +177,7 @@ fn a_drained_backend_has_no_slot_and_the_last_one_leaves_a_service_that_refuses(
     );
     let observed = kernel.read();
     let entry = &observed.services[&key("10.0.9.9", 80)];
-    assert_eq!(entry.slots, [(0, backend("10.0.0.2", 80))].into());
+    assert_eq!(entry.backends, [(0, backend("10.0.0.2", 80))].into());
     reconcile(&mut kernel, &of_random(&[("10.0.0.2", 80, 0)]));
     let observed = kernel.read();
     assert_eq!(
@@ -205,6 +221,37 @@ fn services_that_take_turns_share_no_chain_and_find_theirs_again() {
 }
 
 #[test]
+fn a_backend_keeps_its_number_whatever_happens_to_others() {
+    let mut kernel = Kernel::new();
+    let hosts: Vec<_> = (1..=9).map(|port| ("10.0.0.2", port, 1)).collect();
+    let spec = |hosts: &[_]| -> Spec {
+        let mut service = service(Scheduler::RoundRobin, hosts);
+        service.affinity = Some(Duration::from_secs(60));
+        [(key("10.0.9.9", 80), service)].into()
+    };
+    let numbers = |kernel: &Kernel| -> BTreeMap<Backend, u32> {
+        let entry = &kernel.read().services[&key("10.0.9.9", 80)];
+        let backends = entry.backends.iter().map(|(number, b)| (*b, *number));
+        backends.collect()
+    };
+    reconcile(&mut kernel, &spec(&hosts));
+    let all = numbers(&kernel);
+    assert_eq!(all.len(), 9);
+    let mut drained = hosts.clone();
+    drained[2].2 = 0;
+    let mut without = all.clone();
+    without.remove(&backend("10.0.0.2", 3));
+    // The last slot's pick into the freed slot, a class; the class; the last slot and the backend.
+    let plan = reconcile(&mut kernel, &spec(&drained));
+    assert_eq!(plan.stages.map(|stage| stage.len()), [2, 1, 2]);
+    assert_eq!(numbers(&kernel), without);
+    reconcile(&mut kernel, &spec(&hosts));
+    assert_eq!(numbers(&kernel), all);
+    reconcile(&mut kernel, &Spec::new());
+    assert_eq!(kernel.read(), Observed::default());
+}
+
+#[test]
 fn few_chains_are_kept_that_nobody_uses() {
     let mut kernel = Kernel::new();
     let backends: Vec<_> = (1..=100).map(|port| ("10.0.0.2", port, 1)).collect();
@@ -243,10 +290,8 @@ fn a_table_of_another_shape_is_not_read() {
     let mut mapless = raw.clone();
     mapless.maps.pop();
     let mut chained = raw.clone();
-    chained.chains.push(chains::class_chain(
-        "weft-lb",
-        Class::new(&key("10.0.9.9", 80), Pick::Random, 2),
-    ));
+    let class = Class::new(&key("10.0.9.9", 80), Pick::Random, 2, None);
+    chained.chains.extend(Part::Class(class).chains(TABLE));
     let mut odd = raw.clone();
     let element = MapElement {
         key: vec![0; 12],
@@ -281,7 +326,9 @@ fn any_key() -> impl Strategy<Value = ServiceKey> {
         .prop_map(|(address, ports)| ServiceKey { address, ports })
 }
 
-fn any_service() -> impl Strategy<Value = (Scheduler, BTreeMap<u8, u16>)> {
+type AnyService = (Scheduler, Option<Duration>, BTreeMap<u8, u16>);
+
+fn any_service() -> impl Strategy<Value = AnyService> {
     let scheduler = prop_oneof![
         3 => Just(Scheduler::RoundRobin),
         3 => Just(Scheduler::WeightedRoundRobin),
@@ -291,12 +338,14 @@ fn any_service() -> impl Strategy<Value = (Scheduler, BTreeMap<u8, u16>)> {
     ];
     let weight = prop_oneof![1 => Just(0u16), 4 => Just(1), 2 => 1u16..10];
     let backends = prop::collection::btree_map(2u8..12, weight, 0..8);
-    (scheduler, backends)
+    let affinity = prop_oneof![2 => Just(None), 1 => (1u64..3).prop_map(Some)];
+    let affinity = affinity.prop_map(|seconds| seconds.map(Duration::from_secs));
+    (scheduler, affinity, backends)
 }
 
 fn any_spec() -> impl Strategy<Value = Spec> {
     prop::collection::btree_map(any_key(), any_service(), 0..8).prop_map(|services| {
-        let build = |(key, (scheduler, backends)): (ServiceKey, (_, BTreeMap<u8, u16>))| {
+        let build = |(key, (scheduler, affinity, backends)): (ServiceKey, AnyService)| {
             let prefix = match key.family() {
                 Family::V4 => "10.0.0.",
                 Family::V6 => "2001:db8::",
@@ -308,6 +357,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
                 .collect();
             let service = Service {
                 scheduler,
+                affinity,
                 backends,
             };
             (key, service)
@@ -335,7 +385,7 @@ proptest! {
             exclusive.dedup();
             prop_assert_eq!(exclusive.len(), count);
             for (key, service) in spec {
-                let found: BTreeSet<_> = observed.services[key].slots.values().copied().collect();
+                let found: BTreeSet<_> = observed.services[key].backends.values().copied().collect();
                 let wanted: BTreeSet<_> = service.active().map(|(backend, _)| backend).collect();
                 prop_assert_eq!(found, wanted);
             }

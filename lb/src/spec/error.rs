@@ -1,4 +1,6 @@
-use super::{BACKENDS_MAX, Backend, SERVICES_MAX, ServiceKey};
+use std::time::Duration;
+
+use super::{AFFINITY_MAX, BACKENDS_MAX, Backend, SERVICES_MAX, ServiceKey};
 
 /// A wanted content that no table can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,5 +59,17 @@ pub enum SpecError {
         service: ServiceKey,
         /// Which backend.
         backend: Backend,
+    },
+    /// The affinity is none to keep.
+    #[error(
+        "service {service} refused: an affinity of {affinity:?}, and it must be whole seconds, at \
+         least one and at most {}",
+        AFFINITY_MAX.as_secs()
+    )]
+    BadAffinity {
+        /// Which service.
+        service: ServiceKey,
+        /// How long.
+        affinity: Duration,
     },
 }

@@ -133,6 +133,7 @@ impl Host {
                 for (address, backends) in [(Address::Local(family), &all), (mesh, &legs)] {
                     let ports = Ports::One(protocol, NonZeroU16::new(PORT).unwrap());
                     let service = Service {
+                        affinity: None,
                         scheduler: Scheduler::Random,
                         backends: backends.iter().copied().collect(),
                     };

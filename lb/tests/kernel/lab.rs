@@ -129,7 +129,7 @@ pub(super) fn ask(
 }
 
 /// A port that no flow had yet: one that comes again soon has the backend that it had.
-fn fresh_port() -> u16 {
+pub(super) fn fresh_port() -> u16 {
     static COUNT: AtomicU16 = AtomicU16::new(0);
     10_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
@@ -298,6 +298,7 @@ pub(super) fn service<'a>(
     let backends = backends.into_iter();
     Service {
         scheduler,
+        affinity: None,
         backends: backends
             .map(|(address, weight)| (backend(address, port), weight))
             .collect(),

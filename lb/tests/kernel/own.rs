@@ -27,6 +27,8 @@ fn everyone_answers(protocol: Protocol, port: u16) {
         .flat_map(|key| all_of(key, Scheduler::RoundRobin, PORT))
         .collect();
     let asking = &lab.backends[0];
+    // Strict about where sources may be (RFC 3704), as some distributions are.
+    asking.0.set_sysctl("ipv4/conf/all/rp_filter", "1").unwrap();
     balancer(asking).reconcile(&spec).unwrap();
     for (key, backends) in keys.into_iter().zip([BACKENDS4, BACKENDS6]) {
         let from = backends[0].parse().unwrap();

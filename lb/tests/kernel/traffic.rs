@@ -135,6 +135,7 @@ fn flows_by_maglev(ports: std::ops::Range<u16>, excluded: Option<u16>) -> Vec<St
         .map(|port| (backend(BACKENDS4[0], port), 1));
     let service = Service {
         scheduler: Scheduler::Maglev(MaglevSize::Medium),
+        affinity: None,
         backends: backends.collect(),
     };
     let key = vip(VIP4, Protocol::Udp, 80);

@@ -39,6 +39,7 @@ fn many(services: usize, backends: u16) -> Spec {
     let backends = (1..=backends).map(|host| (backend(&format!("10.1.1.{host}"), PORT), 1));
     let service = Service {
         scheduler: Scheduler::Random,
+        affinity: None,
         backends: backends.collect(),
     };
     (0..services)
@@ -173,7 +174,7 @@ fn the_table_works_on_without_its_agent_and_is_adopted_by_the_next() {
     assert_eq!(lab.ask(&key, 20).len(), 1);
 }
 
-fn nft(ns: &Ns, arguments: &[&str]) -> String {
+pub(super) fn nft(ns: &Ns, arguments: &[&str]) -> String {
     // Packet filter tools live where an ordinary user's PATH does not reach.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let mut command = Command::new("nft");

@@ -4,6 +4,7 @@ mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use weft_lb::spec::{self as lb, Address, Backend, MaglevSize, Ports, ServiceKey, Spec};
 use weft_netns::Identity;
@@ -138,8 +139,10 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
             Some((backend, weight(row, node)?))
         })
         .collect();
+    let affinity = service.affinity.map(|affinity| affinity.timeout_s.into());
     Some(lb::Service {
         scheduler: scheduler(service, backends.len()),
+        affinity: affinity.map(Duration::from_secs),
         backends,
     })
 }

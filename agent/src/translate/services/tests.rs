@@ -105,6 +105,22 @@ fn schedulers_are_passed_on() {
 }
 
 #[test]
+fn affinity_is_passed_on_and_its_longest_is_no_more_than_a_table_takes() {
+    let longest = *weft_raft::state::limits::AFFINITY_TIMEOUTS_S.end();
+    for timeout_s in [300, longest] {
+        let mut service = service(1, &[1]);
+        service.affinity = Some(Affinity { timeout_s });
+        let spec = Known::of(&[service], &[client(2, 1, 1)]).spec(2);
+        let (key, service) = spec.first_key_value().unwrap();
+        assert_eq!(
+            service.affinity,
+            Some(Duration::from_secs(timeout_s.into()))
+        );
+        assert_eq!(service.check(key), Ok(()));
+    }
+}
+
+#[test]
 fn a_change_touches_the_addresses_and_containers_that_it_is_about() {
     let mut known = Known::of(
         &[service(1, &[1, 2]), service(2, &[1])],

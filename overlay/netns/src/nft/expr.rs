@@ -73,6 +73,21 @@ pub enum Expr {
         /// The key.
         register: Register,
     },
+    /// Changes an element of a map of [`MapTarget::Learned`](super::MapTarget::Learned). To add one
+    /// to a map that is full does not match.
+    Learn {
+        /// How.
+        op: LearnOp,
+        /// Name of the map.
+        map: String,
+        /// The key.
+        register: Register,
+        /// What a new element maps to.
+        data: Register,
+        /// After how many milliseconds the element expires; the kernel keeps it in its clock ticks,
+        /// of which a second is a whole number.
+        timeout_ms: u64,
+    },
     /// Loads a random number below `modulus`, in host order.
     Random {
         /// One more than the largest.
@@ -271,6 +286,19 @@ impl CompareOp {
     pub const EQ: Self = Self(0);
     /// Not equal.
     pub const NE: Self = Self(1);
+}
+
+/// A change of an element (`enum nft_dynset_ops`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnOp(pub u32);
+
+impl LearnOp {
+    /// Adds an element, or leaves the one of the key as it is.
+    pub const ADD: Self = Self(0);
+    /// As [`ADD`](Self::ADD), but lets the one of the key, whatever it maps to, expire anew.
+    pub const UPDATE: Self = Self(1);
+    /// Deletes the element of the key.
+    pub const DELETE: Self = Self(2);
 }
 
 /// Where a value starts among the 16 slots of four bytes that a rule works with. A longer value

@@ -8,6 +8,8 @@ use super::object::{KeyType, Object};
 const FLAG_INTERVAL: u32 = 0x4;
 /// `NFT_SET_MAP`.
 const FLAG_MAP: u32 = 0x8;
+/// `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
+const FLAGS_LEARNED: u32 = 0x10 | 0x20;
 /// `NFT_SET_CONCAT`.
 const FLAG_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`.
@@ -17,7 +19,7 @@ const KEY_END: u16 = 10;
 /// Bytes of a register slot.
 const SLOT_LEN: u32 = 4;
 
-/// A map without a limit on its size.
+/// A map. Only one with learned elements has a limit on its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Map {
     /// Its table.
@@ -48,6 +50,15 @@ pub enum MapTarget {
         kind: KeyType,
         /// How many.
         len: u32,
+    },
+    /// Bytes for registers. The elements are added by rules, and expire.
+    Learned {
+        /// What they are called by `nft list`.
+        kind: KeyType,
+        /// How many bytes.
+        len: u32,
+        /// Most elements.
+        size: u32,
     },
     /// What to do with the packet.
     Verdict,
@@ -91,11 +102,14 @@ impl Object for Map {
     fn write(&self, attrs: &mut AttrWriter) {
         attrs.string(1, &self.table);
         attrs.string(2, &self.name);
-        let (target_flag, target) = match self.target {
-            MapTarget::Nothing => (0, None),
-            MapTarget::RangeEnd => (FLAG_INTERVAL, None),
-            MapTarget::Value { kind, len } => (FLAG_MAP, Some((kind.0, len))),
-            MapTarget::Verdict => (FLAG_MAP, Some((TYPE_VERDICT, 0))),
+        let (target_flag, target, size) = match self.target {
+            MapTarget::Nothing => (0, None, None),
+            MapTarget::RangeEnd => (FLAG_INTERVAL, None, None),
+            MapTarget::Value { kind, len } => (FLAG_MAP, Some((kind.0, len)), None),
+            MapTarget::Learned { kind, len, size } => {
+                (FLAG_MAP | FLAGS_LEARNED, Some((kind.0, len)), Some(size))
+            }
+            MapTarget::Verdict => (FLAG_MAP, Some((TYPE_VERDICT, 0)), None),
         };
         let concat_flag = if self.concatenated { FLAG_CONCAT } else { 0 };
         attrs.u32(3, target_flag | concat_flag);
@@ -105,19 +119,14 @@ impl Object for Map {
             attrs.u32(6, kind);
             attrs.u32(7, len);
         }
-        if self.concatenated {
-            let lens = match self.target {
-                MapTarget::RangeEnd => self.key_type.field_lens(),
-                // Every slot as a field of its own: what the kernel needs to know is their sum.
-                _ => vec![SLOT_LEN; (self.key_len / SLOT_LEN) as usize],
-            };
-            attrs.nested(9, |description| {
-                description.nested(2, |fields| {
-                    for len in lens {
-                        fields.nested(LIST_ELEM, |field| field.u32(1, len));
-                    }
-                });
-            });
+        let fields = match self.target {
+            _ if !self.concatenated => Vec::new(),
+            MapTarget::RangeEnd => self.key_type.field_lens(),
+            // Every slot as a field of its own: what the kernel needs to know is their sum.
+            _ => vec![SLOT_LEN; (self.key_len / SLOT_LEN) as usize],
+        };
+        if size.is_some() || !fields.is_empty() {
+            attrs.nested(9, |description| describe(description, size, &fields));
         }
         // An id within the transaction; required, though rules find the map by name.
         attrs.u32(10, 1);
@@ -126,7 +135,7 @@ impl Object for Map {
     fn read(attrs: Attrs<'_>) -> Result<Self, Malformed> {
         let (mut table, mut name) = (String::new(), String::new());
         let (mut flags, mut key_type, mut key_len) = (0, 0, 0);
-        let (mut data_type, mut data_len) = (0, 0);
+        let (mut data_type, mut data_len, mut size) = (0, 0, None);
         for attr in attrs {
             let attr = attr?;
             match attr.kind {
@@ -137,6 +146,7 @@ impl Object for Map {
                 5 => key_len = attr.u32()?,
                 6 => data_type = attr.u32()?,
                 7 => data_len = attr.u32()?,
+                9 => size = attr.nested().find(1)?.map(|size| size.u32()).transpose()?,
                 _ => {}
             }
         }
@@ -144,6 +154,11 @@ impl Object for Map {
             (0, _) if flags & FLAG_INTERVAL != 0 => MapTarget::RangeEnd,
             (0, _) => MapTarget::Nothing,
             (_, TYPE_VERDICT) => MapTarget::Verdict,
+            _ if flags & FLAGS_LEARNED != 0 => MapTarget::Learned {
+                kind: KeyType(data_type),
+                len: data_len,
+                size: size.unwrap_or(0),
+            },
             _ => MapTarget::Value {
                 kind: KeyType(data_type),
                 len: data_len,
@@ -157,6 +172,20 @@ impl Object for Map {
             concatenated: flags & FLAG_CONCAT != 0,
             target,
         })
+    }
+}
+
+/// `NFTA_SET_DESC`: most elements, and lengths of the fields of a key.
+fn describe(description: &mut AttrWriter, size: Option<u32>, fields: &[u32]) {
+    if let Some(size) = size {
+        description.u32(1, size);
+    }
+    if !fields.is_empty() {
+        description.nested(2, |list| {
+            for len in fields {
+                list.nested(LIST_ELEM, |field| field.u32(1, *len));
+            }
+        });
     }
 }
 

@@ -22,8 +22,8 @@ pub mod socket;
 pub use batch::Batch;
 pub use error::NftError;
 pub use expr::{
-    CompareOp, Counter, CtDirection, CtKey, Expr, MetaKey, NatFamily, PayloadBase, Register,
-    Verdict,
+    CompareOp, Counter, CtDirection, CtKey, Expr, LearnOp, MetaKey, NatFamily, PayloadBase,
+    Register, Verdict,
 };
 pub use map::{Map, MapData, MapElement, MapTarget};
 pub use object::{BaseChain, Chain, Hook, KeyType, Rule, Set, Table, TableFlags};

@@ -1,8 +1,8 @@
 //! Expressions as attributes.
 
 use super::{
-    CompareOp, Counter, CtDirection, CtKey, Expr, MetaKey, NatFamily, PayloadBase, Register,
-    Verdict,
+    CompareOp, Counter, CtDirection, CtKey, Expr, LearnOp, MetaKey, NatFamily, PayloadBase,
+    Register, Verdict,
 };
 use crate::nft::attr::{Attr, AttrWriter, Attrs, Malformed};
 
@@ -67,8 +67,8 @@ impl Expr {
             Self::Meta { .. } => "meta",
             Self::Payload { .. } => "payload",
             Self::Compare { .. } => "cmp",
-            Self::Lookup { .. } => "lookup",
-            Self::MapLookup { .. } | Self::VerdictMap { .. } => "lookup",
+            Self::Lookup { .. } | Self::MapLookup { .. } | Self::VerdictMap { .. } => "lookup",
+            Self::Learn { .. } => "dynset",
             Self::SetMeta { .. } => "meta",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Random { .. } | Self::Counted { .. } => "numgen",
@@ -113,9 +113,10 @@ impl Expr {
                 data.u32(2, op.0);
                 data.nested(3, |inner| inner.bytes(DATA_VALUE, value));
             }
-            Self::Lookup { .. } | Self::MapLookup { .. } | Self::VerdictMap { .. } => {
-                self.write_lookup(data);
-            }
+            Self::Lookup { .. }
+            | Self::MapLookup { .. }
+            | Self::VerdictMap { .. }
+            | Self::Learn { .. } => self.write_lookup(data),
             Self::Immediate { value, register } => {
                 data.u32(1, register.0);
                 data.nested(2, |inner| inner.bytes(DATA_VALUE, value));
@@ -182,6 +183,19 @@ impl Expr {
                 data.string(1, map);
                 data.u32(2, register.0);
                 data.u32(3, REGISTER_VERDICT);
+            }
+            Self::Learn {
+                op,
+                map,
+                register,
+                data: value,
+                timeout_ms,
+            } => {
+                data.string(1, map);
+                for (kind, value) in (3..).zip([op.0, register.0, value.0]) {
+                    data.u32(kind, value);
+                }
+                data.u64(6, *timeout_ms);
             }
             _ => {}
         }
@@ -287,6 +301,19 @@ impl Expr {
                 value: data.value(3)?,
             },
             "lookup" => Self::read_lookup(data)?,
+            // With an expression, or with flags, it does something else.
+            "dynset" if data.get(7)?.is_none() && data.u32_or_zero(9)? == 0 => {
+                let Some(value) = data.register(5)? else {
+                    return Ok(Self::Other(name));
+                };
+                Self::Learn {
+                    op: LearnOp(data.u32(3)?),
+                    map: data.get(1)?.ok_or(Malformed)?.string(),
+                    register: Register(data.u32(4)?),
+                    data: value,
+                    timeout_ms: data.get(6)?.map_or(Ok(0), |attr| attr.u64())?,
+                }
+            }
             "counter" => Self::Counter(Counter {
                 bytes: data.u64(1)?,
                 packets: data.u64(2)?,

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::nft::expr::{
-    CompareOp, Counter, CtDirection, CtKey, MetaKey, NatFamily, PayloadBase, Register, Verdict,
+    CompareOp, Counter, CtDirection, CtKey, LearnOp, MetaKey, NatFamily, PayloadBase, Register,
+    Verdict,
 };
 use crate::nft::map::{Map, MapElements};
 
@@ -108,6 +109,13 @@ fn every_expression_reads_as_it_was_written() {
         Expr::VerdictMap {
             map: "m".into(),
             register,
+        },
+        Expr::Learn {
+            op: LearnOp::UPDATE,
+            map: "m".into(),
+            register,
+            data: Register::slot(4),
+            timeout_ms: 30_000,
         },
         Expr::Random {
             modulus: 3,
