@@ -66,7 +66,11 @@ fn sentence(event: &Event) -> String {
         }
         Some(EventObject::Endpoint(endpoint)) => {
             let member = match (&endpoint.service, endpoint.backend) {
-                (Some(service), Some(state)) => format!(", {state} for service {service}"),
+                (Some(service), Some(state)) => {
+                    let why = endpoint.backend_error.as_ref();
+                    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+                    format!(", {state} for service {service}{why}")
+                }
                 _ => String::new(),
             };
             let detail = format!(

@@ -14,6 +14,7 @@ mod t45_api;
 mod t50_crash;
 mod t60_services;
 mod t60_services_cli;
+mod t61_health;
 mod t70_quickstart;
 
 /// A name and what it claims.
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         t50_crash::CASES,
         t60_services::CASES,
         t60_services_cli::CASES,
+        t61_health::CASES,
         t70_quickstart::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
