@@ -88,10 +88,19 @@ impl Balancer {
     /// [`BalancerError`]. A spec that is refused changes nothing; after another error the part of
     /// the changes that came before it is in place, and every service works as before or as wanted.
     pub fn reconcile(&mut self, spec: &Spec) -> Result<Report, BalancerError> {
+        self.known = None;
+        self.ensure(spec)
+    }
+
+    /// As [`reconcile`](Self::reconcile), but what the last call left is read back only when another
+    /// process may have changed it since, which an owned table rules out: to be called regularly.
+    ///
+    /// # Errors
+    /// As [`reconcile`](Self::reconcile).
+    pub fn ensure(&mut self, spec: &Spec) -> Result<Report, BalancerError> {
         spec::check(spec)?;
         self.with_flags(|balancer| {
-            balancer.known = None;
-            let found = balancer.read()?;
+            let found = balancer.current()?;
             let plan = Plan::full(spec, &found.observed);
             balancer.carry_out(found, &plan)
         })

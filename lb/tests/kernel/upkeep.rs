@@ -21,6 +21,7 @@ crate::cases!(
     the_table_works_on_without_its_agent_and_is_adopted_by_the_next,
     a_foreign_flush_skips_the_table_and_nft_lists_it,
     a_table_that_was_lost_or_spoilt_is_made_anew,
+    what_is_ensured_is_read_back_where_it_must_be,
     a_second_agent_is_refused_by_name,
     namespaces_are_independent,
     bad_input_changes_nothing,
@@ -123,6 +124,9 @@ fn load_and_change(services: usize, scheduler: Scheduler) {
     let start = Instant::now();
     assert_settled(balancer.reconcile(&spec).unwrap());
     let read = start.elapsed();
+    let start = Instant::now();
+    assert_settled(balancer.ensure(&spec).unwrap());
+    let ensured = start.elapsed();
     // A service with three keeps the class that the others come to and leave. With one more that
     // had three there is a chain for one that takes turns, too.
     balancer.change(&resized(services - 1, 3)).unwrap();
@@ -141,8 +145,8 @@ fn load_and_change(services: usize, scheduler: Scheduler) {
     }
     let (p50, p99) = median(times);
     println!(
-        "{services} services ({scheduler:?}): loaded in {load:?} ({} transactions), read back in {read:?}, one \
-         backend more or less in {p50:?} (p50), {p99:?} (p99)",
+        "{services} services ({scheduler:?}): loaded in {load:?} ({} transactions), read back in {read:?}, \
+         ensured in {ensured:?}, one backend more or less in {p50:?} (p50), {p99:?} (p99)",
         report.transactions
     );
     // Generous: other tests run at the same time.
@@ -248,6 +252,26 @@ fn a_table_that_was_lost_or_spoilt_is_made_anew() {
         assert!(report.created, "{report:?}");
         assert_eq!(lab.ask(&key, 60).len(), 3);
     }
+}
+
+fn what_is_ensured_is_read_back_where_it_must_be() {
+    let ns = Ns::new();
+    let mut balancer = balancer(&ns);
+    assert!(balancer.ensure(&many(3, 2)).unwrap().created);
+    assert_settled(balancer.ensure(&many(3, 2)).unwrap());
+    assert_eq!(balancer.ensure(&many(2, 2)).unwrap().services, 2);
+    balancer.change(&resized(0, 1)).unwrap();
+    // What was changed on purpose is put back as well.
+    assert!(balancer.ensure(&many(2, 2)).unwrap().ops > 0);
+    assert_settled(balancer.reconcile(&many(2, 2)).unwrap());
+    drop(balancer);
+    await_release(&ns, TABLE);
+    let mut foreign = NftSocket::open_in(&ns.0).unwrap();
+    let mut batch = Batch::new();
+    batch.delete_table(TABLE);
+    foreign.commit(batch).unwrap();
+    let mut next = super::lab::balancer(&ns);
+    assert!(next.ensure(&many(2, 2)).unwrap().created);
 }
 
 fn a_second_agent_is_refused_by_name() {

@@ -121,7 +121,7 @@ fn make(
         Some(balancer) => balancer,
         None => Balancer::open(&namespace, TABLE)?,
     };
-    let report = balancer.reconcile(spec)?;
+    let report = balancer.ensure(spec)?;
     let ops = report.ops + usize::from(report.created);
     Ok((Some(balancer), Outcome::Done(ops)))
 }
