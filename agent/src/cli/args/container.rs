@@ -78,7 +78,7 @@ pub struct DetachArgs {
     /// ID, beginning of an ID, NAME.NETWORK, or a NAME that one network only has
     #[arg(value_parser = value::wanted)]
     pub endpoint: String,
-    /// Also if it is on another host, or its namespace is gone
+    /// Also if it is on another host or its namespace is gone; a backend at once
     #[arg(short, long)]
     pub force: bool,
 }
