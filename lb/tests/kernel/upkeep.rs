@@ -149,8 +149,6 @@ fn load_and_change(services: usize, scheduler: Scheduler) {
          ensured in {ensured:?}, one backend more or less in {p50:?} (p50), {p99:?} (p99)",
         report.transactions
     );
-    // Generous: other tests run at the same time.
-    assert!(load < Duration::from_secs(60) && p50 < Duration::from_millis(50));
 }
 
 fn the_table_works_on_without_its_agent_and_is_adopted_by_the_next() {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sched::{CloneFlags, unshare};
 use weft_netns::nft::{Batch, Chain, NftSocket, Set, Table, TableFlags};
 use weft_overlay::guard::{Guard, GuardError, GuardReport, MEMBERS_MAX};
 
-use super::ns::{Ns, UNPRIVILEGED, ip, join};
+use super::ns::{DEADLINE, Ns, UNPRIVILEGED, ip, join};
 
 crate::cases!(
     members_pass_and_others_are_dropped_and_counted,
@@ -40,7 +40,6 @@ const STRANGER4: &str = "198.18.0.3";
 const NODE6: &str = "2001:db8::1";
 const MEMBER6: &str = "2001:db8::2";
 const STRANGER6: &str = "2001:db8::3";
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// A node and a neighbour that has a member's addresses and a stranger's.
 struct Pair {

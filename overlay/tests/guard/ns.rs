@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -15,6 +16,9 @@ use weft_netns::Netns;
 
 /// Set for a child that is to be without privilege over its namespace.
 pub(super) const UNPRIVILEGED: &str = "WEFT_TEST_UNPRIVILEGED";
+
+/// Nothing here takes longer, even on a machine with much else to do.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Leaves the caller's namespaces. Only while the process has one thread.
 pub(super) fn isolate() {
@@ -107,12 +111,40 @@ pub(super) fn join(ifname: &'static str, left: (&Ns, &[&str]), right: (&Ns, &[&s
     });
     for (ns, addresses) in [left, right] {
         let addresses: Vec<IpNet> = addresses.iter().map(|a| a.parse().expect(a)).collect();
+        let given = addresses.clone();
         ns.link(move |handle| async move {
-            for address in addresses {
+            for address in given {
                 add_address(&handle, ifname, address).await;
             }
             set_up(&handle, ifname).await;
         });
+        ns.run(move || addresses.iter().for_each(|net| await_own_route(net.addr())));
+    }
+}
+
+/// Waits until what is sent to an address of its own stays in the namespace: a work queue of the
+/// kernel makes the local route some time after an IPv6 address (addrconf_dad_start).
+fn await_own_route(address: IpAddr) {
+    /// `RTF_LOCAL` (linux/ipv6_route.h).
+    const LOCAL: u32 = 0x8000_0000;
+    let IpAddr::V6(address) = address else {
+        return;
+    };
+    let host = format!("{:032x} 80 ", u128::from(address));
+    let is_local = |line: &str| {
+        let flags = line.split_whitespace().nth(8);
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        line.starts_with(&host) && flags.is_some_and(|flags| flags & LOCAL != 0)
+    };
+    let start = Instant::now();
+    loop {
+        let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
+        let routes = routes.expect("the routes");
+        if routes.lines().any(is_local) {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "no {address} in {routes}");
+        std::thread::yield_now();
     }
 }
 

@@ -346,8 +346,8 @@ pub(crate) fn ping(netns: &Path, to: impl Into<IpAddr>, count: u16, patience: Du
 
 pub(crate) fn pings(netns: &Path, to: impl Into<IpAddr>) -> bool {
     let to = to.into();
-    // The first may meet a link that is still coming up.
-    (0..20).any(|_| ping(netns, to, 1, Duration::from_millis(100)) == 1)
+    // The first may meet a link that is still coming up, and a busy machine.
+    (0..300).any(|_| ping(netns, to, 1, Duration::from_millis(100)) == 1)
 }
 
 struct Pinger {
@@ -433,6 +433,9 @@ impl Echo {
 }
 
 /// Pings all the time until it is stopped.
+/// What a running ping sends at least, however soon it is stopped.
+const MANY: u32 = 30;
+
 pub(crate) struct RunningPing {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(u32, u32)>,
@@ -442,10 +445,10 @@ impl RunningPing {
     pub(crate) fn start(netns: &Path, to: impl Into<IpAddr>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let pinger = Pinger::new(netns, to.into(), Duration::from_secs(2));
+        let pinger = Pinger::new(netns, to.into(), crate::wire::LONG);
         let thread = std::thread::spawn(move || {
             let (mut sent, mut lost) = (0u32, 0u32);
-            while !stopped.load(Ordering::Relaxed) {
+            while sent < MANY || !stopped.load(Ordering::Relaxed) {
                 sent += 1;
                 lost += u32::from(!pinger.once(sent as u16));
                 std::thread::sleep(Duration::from_micros(200));

@@ -89,6 +89,7 @@ fn comes_and_goes() {
         settle(&hosts, &specs).await;
         assert!(pings(&hosts[0].netns, address(3)));
         let index = link(&hosts[0].netns, MESH)["ifindex"].clone();
+        assert!(pings(&hosts[0].netns, address6(3)));
         let running = RunningPing::start(&hosts[0].netns, address6(3));
         // Beside a real left-over.
         let netns = &hosts[0].netns;

@@ -17,15 +17,15 @@ async fn removing_a_live_manager_waits_while_the_others_could_not_go_on_without_
     let (leader, live, dead) = (leader.unwrap(), live.unwrap(), dead.unwrap());
     dead.plane.shutdown().await;
     let gone = dead.dir;
+    // Longer than the leader takes a manager for there that it has heard.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let remove = Command::RemoveNode { id: live.id() };
     leader.plane.propose(remove, LONG).await.unwrap();
     // Long enough for a step that should not be taken.
     tokio::time::sleep(Duration::from_millis(1000)).await;
-    let wait = Duration::from_secs(5);
     leader
         .plane
-        .propose(create_network("goes-on"), wait)
+        .propose(create_network("goes-on"), LONG)
         .await
         .unwrap();
     assert_eq!(voters(&leader), 3);

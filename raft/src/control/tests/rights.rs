@@ -98,7 +98,7 @@ async fn a_node_follows_once_and_a_new_session_ends_the_one_before() {
     };
     let mut before = open().await;
     let mut after = open().await;
-    let ended = tokio::time::timeout(Duration::from_secs(5), async {
+    let ended = tokio::time::timeout(LONG, async {
         while let Ok(Some(_)) = before.recv().await {}
     });
     ended.await.unwrap();

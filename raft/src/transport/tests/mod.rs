@@ -20,7 +20,7 @@ use super::*;
 use crate::identity::Authority;
 use crate::model::{ClusterId, Role};
 
-pub(super) const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(30);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) const CLUSTER: ClusterId = ClusterId::new([7; 10]);
 
