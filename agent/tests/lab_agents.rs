@@ -25,7 +25,7 @@ use weft_agent::{
 };
 
 /// How long an agent may take to answer.
-const AGENT_LIMIT: Duration = Duration::from_secs(10);
+const AGENT_LIMIT: Duration = Duration::from_secs(60);
 
 fn options(test: &str) -> LabOptions {
     LabOptions::new(weft()).named(format!("{test}-{}", std::process::id()))

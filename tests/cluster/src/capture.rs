@@ -3,15 +3,17 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etherparse::{EtherType, NetSlice, SlicedPacket, TransportSlice};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{SockaddrLike, bind};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::PATIENCE;
 use crate::cluster::Cluster;
 use crate::weft::probe_exe;
 
@@ -25,6 +27,8 @@ const VXLAN_HEADER: usize = 8;
 /// Frames seen on one interface of a host, until it is stopped.
 pub struct Capture {
     child: Child,
+    lines: BufReader<ChildStdout>,
+    seen: Vec<Value>,
 }
 
 impl Capture {
@@ -37,24 +41,44 @@ impl Capture {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.as_mut().context("no stdout")?;
+        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut ready = [0; 6];
-        stdout
+        lines
             .read_exact(&mut ready)
             .context("the capture did not start")?;
-        Ok(Self { child })
+        Ok(Self {
+            child,
+            lines,
+            seen: Vec::new(),
+        })
+    }
+
+    /// Waits until a frame that is `wanted` has been seen. Agents talk all the time, so there is
+    /// always a next frame.
+    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line)?;
+            let frame: Value = serde_json::from_str(&line)?;
+            let found = wanted(&frame);
+            self.seen.push(frame);
+            if found {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "not seen: {:?}", self.seen);
+        }
     }
 
     /// Ends it; what was seen, in order. VXLAN frames have `vni` and `inner`.
     pub fn stop(mut self) -> Result<Vec<Value>> {
         drop(self.child.stdin.take());
-        let stdout = self.child.stdout.take().context("no stdout")?;
-        let lines = BufReader::new(stdout).lines();
-        let frames = lines
-            .map(|line| Ok(serde_json::from_str(&line?)?))
-            .collect();
+        let mut frames = std::mem::take(&mut self.seen);
+        for line in self.lines.by_ref().lines() {
+            frames.push(serde_json::from_str(&line?)?);
+        }
         self.child.wait()?;
-        frames
+        Ok(frames)
     }
 }
 

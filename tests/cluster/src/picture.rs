@@ -6,6 +6,9 @@ use serde_json::Value;
 use crate::cluster::{Cluster, Ran};
 use crate::kernel;
 
+/// What of a node changes by itself: on a machine under load, heartbeats come late.
+const OF_ITSELF: [&str; 3] = ["leader", "status", "revision"];
+
 /// What the cluster says of itself and what the kernels hold.
 #[derive(Debug, PartialEq)]
 pub struct Picture {
@@ -19,7 +22,14 @@ impl Picture {
         let (mut lists, mut links) = (Vec::new(), Vec::new());
         for host in 1..=hosts {
             for verb in ["node ls", "network ls", "endpoint ls", "service ls"] {
-                lists.push(cluster.json(host, verb)?);
+                let mut list = cluster.json(host, verb)?;
+                if verb == "node ls" {
+                    let nodes = list.as_array_mut().into_iter().flatten();
+                    for node in nodes.filter_map(Value::as_object_mut) {
+                        node.retain(|field, _| !OF_ITSELF.contains(&field.as_str()));
+                    }
+                }
+                lists.push(list);
             }
             let place = format!("h{host}");
             links.push((place.clone(), kernel::links(cluster, host, None)?));

@@ -9,7 +9,7 @@ use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, SlicedPacket, Transpo
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long one reply may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes after the ICMP header, as ping(8) sends them.
 const PAYLOAD: [u8; 56] = [0; 56];
 

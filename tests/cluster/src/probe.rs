@@ -23,6 +23,10 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["capture", interface, port] => crate::capture::main(interface, port.parse()?),
         // As ping(8) is called, by its name.
         ["-c", count, address] => crate::ping::main(count.parse()?, address.parse()?),
+        ["flip", path, offset] => crate::harm::flip(path, offset.parse()?),
+        ["dead-socket", path] => crate::harm::dead_socket(path),
+        ["foreign-server", path, greeting] => crate::harm::foreign_server(path, greeting),
+        ["tell-signals", ready] => crate::signals::main(ready),
         ["junk", target] => crate::junk::main(target),
         ["rogue", target, identity, shape] => crate::rogue::main(target, identity, shape),
         ["tcp-serve", address] => crate::traffic::serve(address, 1),

@@ -1,5 +1,6 @@
 //! Being `weft`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// Held while a link is made.
-static LINKING: Mutex<()> = Mutex::new(());
+/// The roles that this process has made links for. Held while one is made.
+static LINKED: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
 
 /// Runs what this process was started as, if that is not the test itself: `weft`, or the probe
 /// that looks at a host from inside it.
@@ -39,9 +40,9 @@ pub fn ping_exe() -> Result<PathBuf> {
 }
 
 /// A hard link, since a process knows its own file by the path that it was started by.
-fn known_as(role: &str) -> Result<PathBuf> {
+fn known_as(role: &'static str) -> Result<PathBuf> {
     // Cases ask at the same time.
-    let _one = LINKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut linked = LINKED.lock().unwrap_or_else(PoisonError::into_inner);
     let exe = std::env::current_exe().context("this program's own file is not known")?;
     let name = exe
         .file_stem()
@@ -59,10 +60,25 @@ fn known_as(role: &str) -> Result<PathBuf> {
         let (a, b) = (fs::metadata(a)?, fs::metadata(b)?);
         Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
     };
-    if !same(&exe, &link).unwrap_or(false) {
+    // A copy is another file and yet as good; labs that run it must not lose it.
+    if !linked.contains(role) && !same(&exe, &link).unwrap_or(false) {
         let new = dir.join(format!("{role}-{}", std::process::id()));
-        fs::hard_link(&exe, &new).or_else(|_| fs::copy(&exe, &new).map(|_| ()))?;
+        fs::hard_link(&exe, &new).or_else(|_| copy(&exe, &new))?;
         fs::rename(&new, &link)?;
     }
+    linked.insert(role);
     Ok(link)
+}
+
+/// By a process of its own: what is open here for writing, a process that another case starts
+/// meanwhile may inherit, and such a file is not executed (ETXTBSY, execve(2)).
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let copied = std::process::Command::new("cp")
+        .arg(from)
+        .arg(to)
+        .status()?;
+    match copied.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(format!("cp ended with {copied}"))),
+    }
 }

@@ -69,7 +69,8 @@ pub struct PingSpec {
 }
 
 impl PingSpec {
-    /// One request of 84 bytes, as ping(8) sends it, and a second for the reply.
+    /// One request of 84 bytes, as ping(8) sends it, and five seconds for the reply: on a machine
+    /// that is busy it may take its time.
     pub fn once(to: impl Into<IpAddr>) -> Self {
         Self {
             to: to.into(),
@@ -77,7 +78,7 @@ impl PingSpec {
             interval_us: 10_000,
             size: 84,
             dont_fragment: false,
-            timeout_ms: 1000,
+            timeout_ms: 5000,
         }
     }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_agent::lab::PingSpec;
 use weft_cluster_tests::cluster::{Cluster, Ran, Running};
+use weft_cluster_tests::weft::probe_exe;
 use weft_cluster_tests::{PATIENCE, eventually, kernel};
 
 use crate::Case;
@@ -90,12 +91,13 @@ fn nothing_is_left(cluster: &Cluster) -> Result<()> {
     })
 }
 
-/// Waits until no process of the host has this in its command line.
+/// Waits until no process of the lab has this in its command line.
 fn no_process(cluster: &Cluster, mark: &str) -> Result<()> {
+    let script = "for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $p; echo; done 2>/dev/null; :";
     eventually(&format!("no process {mark} is left"), || {
-        let pattern = format!("[{}]{}", &mark[..1], &mark[1..]);
-        let found = cluster.run(1, &["pgrep", "-af", &pattern])?;
-        ensure!(found.stdout.is_empty(), "{}", found.stdout);
+        let listed = cluster.sh(1, &["sh", "-c", script])?;
+        let found: Vec<&str> = listed.lines().filter(|line| line.contains(mark)).collect();
+        ensure!(found.is_empty(), "{found:?}");
         Ok(())
     })
 }
@@ -170,17 +172,18 @@ fn signal(cluster: &Cluster, name: &str, signal: &str) -> Result<()> {
 
 fn signals_reach_the_command() -> Result<()> {
     let cluster = with_web(1)?;
-    for (number, name) in ["TERM", "INT", "HUP", "USR1", "QUIT"].iter().enumerate() {
-        let container = format!("s{number}");
+    let probe = probe_exe()?;
+    for name in ["TERM", "INT", "HUP", "USR1", "QUIT"] {
+        let container = format!("s-{}", name.to_lowercase());
         let script = format!(
-            "trap \"echo got {name}; exit 4{number}\" {name}; touch /run/{container}.ready; \
-             while true; do sleep 0.02; done"
+            "exec {} tell-signals /run/{container}.ready",
+            probe.display()
         );
         let running = foreground(&cluster, &container, &script)?;
         signal(&cluster, &container, name)?;
         let ran = running.wait()?;
         ensure!(
-            ran.status == 40 + i32::try_from(number)? && ran.stdout == format!("got {name}\n"),
+            ran.status == 40 && ran.stdout == format!("SIG{name}\n"),
             "{name}: {ran:?}"
         );
     }
@@ -364,7 +367,7 @@ fn survives_its_agent() -> Result<()> {
         .strip_prefix("/proc/")
         .and_then(|rest| rest.split('/').next())
         .context("not a process")?;
-    cluster.sh(1, &["kill", "-TERM", shim])?;
+    cluster.sh(1, &["sh", "-c", &format!("kill -TERM {shim}")])?;
     cluster.host(1)?.start_agent()?;
     cluster.host(1)?.wait_ready(PATIENCE)?;
     eventually("the endpoint is gone", || {

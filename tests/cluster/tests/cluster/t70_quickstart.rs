@@ -131,6 +131,8 @@ impl Desk {
         let desk = Self {
             dir: std::env::temp_dir().join(name),
         };
+        // Of a process that had this id before and was killed.
+        let _ = fs::remove_dir_all(&desk.dir);
         fs::create_dir_all(desk.dir.join("bin"))?;
         symlink(weft_exe()?, desk.dir.join("weft"))?;
         symlink(repository().join("deploy"), desk.dir.join("deploy"))?;

@@ -1,14 +1,19 @@
 //! Agents that must not start, and agents that are not there.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use weft_cluster_tests::cluster::Cluster;
 use weft_cluster_tests::picture::{Picture, Refused, all_refused, weft};
+use weft_cluster_tests::weft::probe_exe;
+
+fn probe() -> Result<String> {
+    let path = probe_exe()?;
+    Ok(path.to_str().context("a path that is no text")?.to_owned())
+}
 
 pub(super) fn usage_and_unreachable() -> Result<()> {
     let cluster = Cluster::up(1)?;
-    let prepare = "touch /run/plain; python3 -c \"import socket; \
-                   socket.socket(socket.AF_UNIX).bind('/run/dead.sock')\"";
-    cluster.sh(1, &["sh", "-c", prepare])?;
+    cluster.sh(1, &["touch", "/run/plain"])?;
+    cluster.sh(1, &[&probe()?, "dead-socket", "/run/dead.sock"])?;
     let table: &[Refused<'_>] = &[
         (&["bogus"], 2, &["bogus", "weft --help"]),
         (&["status", "extra"], 2, &["extra", "weft status --help"]),
@@ -115,7 +120,7 @@ pub(super) fn a_second_agent() -> Result<()> {
         ),
     ];
     for (words, says) in table {
-        let words = [&["timeout", "20", "weft"], *words].concat();
+        let words = [&["timeout", "60", "weft"], *words].concat();
         let ran = cluster.run(1, &words)?;
         ran.is_refused(&words.join(" "), 1, says)?;
     }
@@ -126,28 +131,14 @@ pub(super) fn a_second_agent() -> Result<()> {
     Ok(())
 }
 
-/// A server that is not weft's: what it does with a connection is the argument.
-const FOREIGN: &str = "
-import os, socket, sys
-mode = sys.argv[1]
-listening = socket.socket(socket.AF_UNIX)
-listening.bind('/run/foreign.sock')
-listening.listen(8)
-print('ready', flush=True)
-while True:
-    peer, _ = listening.accept()
-    if mode == 'junk':
-        peer.sendall(b'SSH-2.0-server\\r\\n')
-    peer.close()
-";
-
 pub(super) fn a_socket_that_is_not_ours() -> Result<()> {
     let cluster = Cluster::unformed(1)?;
-    let prepare = "echo precious > /run/plain; mkdir /run/dir.sock; ln -s /run/plain /run/link.sock; \
-                   python3 -c \"import socket; socket.socket(socket.AF_UNIX).bind('/run/dead.sock')\"";
+    let prepare =
+        "echo precious > /run/plain; mkdir /run/dir.sock; ln -s /run/plain /run/link.sock";
     cluster.sh(1, &["sh", "-c", prepare])?;
+    cluster.sh(1, &[&probe()?, "dead-socket", "/run/dead.sock"])?;
     let start = |socket: &str| {
-        let argv = "timeout 20 weft agent --data-dir /run/d2 --run-dir /run/r2 --socket";
+        let argv = "timeout 60 weft agent --data-dir /run/d2 --run-dir /run/r2 --socket";
         let mut argv: Vec<&str> = argv.split(' ').collect();
         argv.push(socket);
         cluster.run(1, &argv)
@@ -174,8 +165,9 @@ pub(super) fn a_socket_that_is_not_ours() -> Result<()> {
         cluster.sh(1, &["cat", "/run/plain"])? == "precious\n",
         "the file was written to"
     );
-    for mode in ["close", "junk"] {
-        let _server = cluster.spawn(1, &["python3", "-c", FOREIGN, mode])?;
+    for (mode, greeting) in [("close", ""), ("junk", "SSH-2.0-server\r\n")] {
+        let server = [&probe()?, "foreign-server", "/run/foreign.sock", greeting];
+        let _server = cluster.spawn(1, &server)?;
         weft_cluster_tests::eventually("the foreign server listens", || {
             cluster.sh(1, &["test", "-S", "/run/foreign.sock"])
         })?;

@@ -1,9 +1,15 @@
 //! State on disk that is not what was written.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use weft_agent::lab::PingSpec;
 use weft_cluster_tests::PATIENCE;
 use weft_cluster_tests::cluster::Cluster;
+use weft_cluster_tests::weft::probe_exe;
+
+/// Bytes of a page of a store.
+const PAGE: usize = 4096;
 
 /// What is done to the data directory, and the file that must be named.
 const DAMAGE: &[(&str, &str)] = &[
@@ -27,13 +33,6 @@ const DAMAGE: &[(&str, &str)] = &[
     ("echo junk > member", "member"),
     ("rm member", "member"),
 ];
-/// Inverts one byte of a file.
-const FLIP: &str = "flip() { python3 -c '
-import sys
-with open(sys.argv[1], \"r+b\") as f:
-    f.seek(int(sys.argv[2])); byte = f.read(1)[0]
-    f.seek(int(sys.argv[2])); f.write(bytes([byte ^ 0xff]))
-' $1 $2; }";
 /// Content, size and kind of everything but the lock file.
 const SUMS: &str = "for f in $(ls | grep -v agent.lock); do stat -c '%n %s %F' $f; \
                     test -d $f || sha256sum $f; done";
@@ -52,10 +51,11 @@ fn stopped() -> Result<Cluster> {
 
 /// Puts the good directory back and damages it.
 fn damage(cluster: &Cluster, how: &str) -> Result<()> {
+    let flip = format!("'{}' flip", probe_exe()?.display());
     let script = format!(
-        "{FLIP}; set -e; find /var/lib/weft -mindepth 1 -delete; cp -a /run/good/. /var/lib/weft; \
+        "set -e; find /var/lib/weft -mindepth 1 -delete; cp -a /run/good/. /var/lib/weft; \
          cd /var/lib/weft; {}",
-        how.replace("FLIP", "flip")
+        how.replace("FLIP", &flip)
     );
     cluster.sh(1, &["bash", "-c", &script])?;
     Ok(())
@@ -73,7 +73,7 @@ pub(super) fn a_damaged_file() -> Result<()> {
     for (how, named) in DAMAGE {
         damage(&cluster, how)?;
         let before = sums(&cluster)?;
-        let ran = cluster.run(1, &["timeout", "10", "weft", "agent"])?;
+        let ran = cluster.run(1, &["timeout", "60", "weft", "agent"])?;
         let says = [*named, "/var/lib/weft", "restore", "backup", "join"];
         wrong.extend(ran.is_refused(how, 1, &says).err());
         let after = sums(&cluster)?;
@@ -103,7 +103,7 @@ pub(super) fn a_damaged_file() -> Result<()> {
 /// right key it is whole.
 fn the_wrong_key(cluster: &Cluster) -> Result<()> {
     damage(cluster, "FLIP seal.key 4")?;
-    let ran = cluster.run(1, &["timeout", "10", "weft", "agent"])?;
+    let ran = cluster.run(1, &["timeout", "60", "weft", "agent"])?;
     ran.is_refused("a wrong key", 1, &["raft.redb", "key", "backup"])?;
     cluster.sh(1, &["cp", "/run/good/seal.key", "/var/lib/weft/seal.key"])?;
     cluster.host(1)?.start_agent()?;
@@ -116,21 +116,18 @@ fn the_wrong_key(cluster: &Cluster) -> Result<()> {
 }
 
 /// Numbers of the pages of a store that are not empty.
-const PAGES: &str = "python3 -c '
-with open(\"/run/good/raft.redb\", \"rb\") as f:
-    pages = iter(lambda: f.read(4096), b\"\")
-    print(*[number for number, page in enumerate(pages) if any(page)])'";
+fn pages(store: &Path) -> Result<Vec<usize>> {
+    let bytes = std::fs::read(store)?;
+    let pages = bytes.chunks(PAGE).enumerate();
+    let used = pages.filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+    Ok(used.map(|(number, _)| number).collect())
+}
 
 pub(super) fn any_page_damaged() -> Result<()> {
-    const PAGE: usize = 4096;
     /// Enough to meet pages in use and pages that are not, on machines under load.
     const TRIES: usize = 16;
     let cluster = stopped()?;
-    let listed = cluster.sh(1, &["bash", "-c", PAGES])?;
-    let pages: Vec<usize> = listed
-        .split_whitespace()
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
+    let pages = pages(&cluster.host(1)?.root().join("run/good/raft.redb"))?;
     let step = pages.len().div_ceil(TRIES);
     let mut refused = 0;
     for page in pages.iter().step_by(step) {

@@ -156,7 +156,7 @@ pub(super) fn a_namespace_that_ends() -> Result<()> {
     cluster.container(2, "web", "client")?;
     cluster.settle(1)?;
     pings(&cluster, 2, "client", "10.0.1.2")?;
-    cluster.sh(1, &["kill", "-KILL", &pid])?;
+    cluster.sh(1, &["sh", "-c", &format!("kill -KILL {pid}")])?;
     holder.wait()?;
     for host in 1..=2 {
         eventually("the endpoint is gone", || {
