@@ -4,11 +4,14 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::Ipv6Net;
 
-/// The bridge in the host's namespace.
-pub const BRIDGE: &str = "weft-gw";
+/// The host's interface.
+pub const HOST_END: &str = "weft-gw";
 
 /// A leg's interface inside its container.
 pub const LEG: &str = "wfgw";
+
+/// The hub's end of the host's interface.
+pub const UPLINK: &str = "uplink";
 
 /// Prefix of the gateway's IPv6 addresses on every node, in the range of locally assigned ones
 /// (RFC 4193); its digits are "weft".
@@ -39,6 +42,19 @@ pub const LEG_TABLE: u32 = 0x7767_0000;
 /// (Tailscale from 5210, wg-quick 32764) put in front of the main one.
 pub const LEG_PRIORITY: u32 = 119;
 
+/// Priority of the rules for answers that have no source yet, to the main table without its default
+/// routes: clients of the container's own networks.
+pub const ANSWERS_NEAR: u32 = LEG_PRIORITY + 1;
+
+/// And to [`LEG_TABLE`]: all others.
+pub const ANSWERS_FAR: u32 = ANSWERS_NEAR + 1;
+
+/// `RT_TABLE_MAIN`.
+pub const MAIN_TABLE: u32 = 254;
+
+/// `RT_TABLE_LOCAL`.
+pub const LOCAL_TABLE: u32 = 255;
+
 /// Rules of the host. The kernel tries rules one after the other, at 8 to 9 ns each here; so they are a
 /// tree of three levels over the hexadecimal digits of a node's number, in which a packet meets 48 at
 /// most and usually less than 20. A packet without a node's mark meets one, which leads it past all
@@ -68,7 +84,7 @@ pub const fn mark(node: u16) -> u32 {
     (node as u32) << MARK_SHIFT
 }
 
-/// Name of the host's end of a leg.
+/// Name of the hub's end of a leg.
 pub fn port(key: &str) -> String {
     let hash = fnv1a(key.as_bytes()) >> 16;
     format!("{PORT_PREFIX}{hash:0PORT_DIGITS$x}")
@@ -81,7 +97,7 @@ pub fn is_port(name: &str) -> bool {
     })
 }
 
-/// The bridge's own link-local address. Fixed, and without duplicate address detection: the host
+/// The host's link-local address. Fixed, and without duplicate address detection: the host
 /// solicits a leg's MAC address from it, and that is not to wait for a second behind the first leg.
 pub fn link_local() -> ipnet::IpNet {
     let address = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -113,7 +129,7 @@ mod tests {
             "wf-ingress",
             "wfgcbf29ce4842",
             "wfgCBF29CE48422",
-            BRIDGE,
+            HOST_END,
         ] {
             assert!(!is_port(other), "{other}");
         }

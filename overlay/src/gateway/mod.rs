@@ -1,10 +1,10 @@
-//! The way between containers and the world beyond their networks: a bridge `weft-gw` in the host's
-//! namespace, and a leg from it into each container that needs one.
+//! The way between containers and the world beyond their networks: an interface `weft-gw` of the host,
+//! and a leg to it in each container that needs one. They meet in a namespace of their own, the hub.
 //!
 //! ```text
-//!   client ── host ── weft-gw ── wfg.. ═ veth ═ wfgw ── container
-//!               │
-//!            mesh interface ── other nodes
+//!   client ── host ── weft-gw ═ veth ═ uplink ┐ hub
+//!               │                         br0 ┤
+//!             mesh ── other nodes             └ wfg.. ═ veth ═ wfgw ── container
 //! ```
 //!
 //! A container answers by its leg what came in by it, whatever its own routes say: a rule leads what
@@ -12,6 +12,10 @@
 //! number in its mark ([`mark`]), and goes back by that node's address in the mesh. Legs exchange frames
 //! with the host only (isolated ports): one that answered another past the host would leave out its
 //! translation.
+//!
+//! The bridge is not in the host's namespace because bridged packets meet the host's IP rules there
+//! where `br_netfilter` is loaded, as it is beside Docker: what is translated for another leg never
+//! leaves the bridge then, and what is translated back for ::1 never enters the host.
 //!
 //! Our objects carry names and protocol numbers of our own ([`layout`]), so that others' are never
 //! touched, and ours are known after a restart. Packets that are forwarded between two legs, from the
@@ -30,6 +34,7 @@ mod spec;
 mod subnet;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use weft_netns::Netns;
@@ -45,6 +50,7 @@ use crate::{ApplyError, OpenError, blocking};
 #[derive(Debug)]
 pub struct Gateway {
     host: Arc<Netns>,
+    hub: Arc<Path>,
 }
 
 /// What a reconciliation did.
@@ -63,19 +69,21 @@ pub struct GatewayReport {
 }
 
 impl Gateway {
-    /// Opens the namespace that it is called in as the host's.
+    /// Opens the namespace that it is called in as the host's. `hub` is the file that the hub's
+    /// namespace is kept at, in a directory that is there and is not that of the sandboxes.
     ///
     /// # Errors
-    /// When that cannot be opened.
-    pub fn open() -> Result<Self, OpenError> {
+    /// When the namespace cannot be opened.
+    pub fn open(hub: PathBuf) -> Result<Self, OpenError> {
         let host = Netns::current().map_err(|e| OpenError::Namespace(e.to_string()))?;
-        Ok(Self::open_in(host))
+        Ok(Self::open_in(host, hub))
     }
 
-    /// Takes a namespace as the host's that need not be this process's.
-    pub fn open_in(host: Netns) -> Self {
+    /// As [`Gateway::open`], with a host's namespace that need not be this process's.
+    pub fn open_in(host: Netns, hub: PathBuf) -> Self {
         Self {
             host: Arc::new(host),
+            hub: Arc::from(hub),
         }
     }
 
@@ -85,8 +93,8 @@ impl Gateway {
     ///
     /// Let it finish: what it has begun goes on when the future is dropped.
     pub async fn reconcile(&mut self, spec: Option<&GatewaySpec>) -> GatewayReport {
-        let (host, spec) = (self.host.clone(), spec.cloned());
-        let done = blocking(move || kernel::reconcile(&host, spec.as_ref())).await;
+        let (host, hub, spec) = (self.host.clone(), self.hub.clone(), spec.cloned());
+        let done = blocking(move || kernel::reconcile(&host, &hub, spec.as_ref())).await;
         done.unwrap_or_else(|reason| GatewayReport {
             error: Some(ApplyError {
                 doing: "reconcile".to_owned(),
@@ -100,8 +108,8 @@ impl Gateway {
     /// that was all of them. For tests of what the next reconciliation makes of it.
     #[doc(hidden)]
     pub async fn reconcile_up_to(&mut self, spec: Option<&GatewaySpec>, limit: usize) -> bool {
-        let (host, spec) = (self.host.clone(), spec.cloned());
-        let work = move || kernel::first_changes(&host, spec.as_ref(), limit);
+        let (host, hub, spec) = (self.host.clone(), self.hub.clone(), spec.cloned());
+        let work = move || kernel::first_changes(&host, &hub, spec.as_ref(), limit);
         matches!(blocking(work).await, Ok(Ok(true)))
     }
 }

@@ -3,19 +3,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::observed::{Link, Peer};
-use crate::spec::Mac;
+use crate::observed::{Bridge, Link, Peer};
 
 /// What the kernel has of the gateway, as far as it matters to the planner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// The kernel has IPv6.
     pub ipv6: bool,
-    /// `weft-gw`, if it is a bridge.
-    pub bridge: Option<GatewayBridge>,
-    /// Host's ends of legs, by name.
-    pub ports: BTreeMap<String, LegPort>,
-    /// Links of the host that are in the way: of the wrong kind under one of our names.
+    /// The namespace that the legs meet in.
+    pub hub: HubNamespace,
+    /// Links of the host's namespace that are in the way.
     pub strays: BTreeSet<String>,
     /// The containers of the spec's legs, by key.
     pub legs: BTreeMap<String, Container>,
@@ -33,27 +30,39 @@ pub struct Observed {
     pub listeners: BTreeSet<String>,
 }
 
-/// The gateway's bridge.
+/// The state of the hub's namespace file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GatewayBridge {
-    /// As a link.
-    pub link: Link,
-    /// Its MAC address.
-    pub mac: Mac,
-    /// No multicast snooping, no VLANs, no spanning tree.
-    pub plain: bool,
-    /// With their prefix lengths.
-    pub addresses: BTreeSet<IpNet>,
+pub enum HubNamespace {
+    /// No file.
+    #[default]
+    Absent,
+    /// A file that no namespace is mounted on.
+    Stale,
+    /// A namespace.
+    Present(Box<Hub>),
 }
 
-/// The host's end of a leg's veth pair.
+/// What is in the hub's namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hub {
+    /// Whether the namespace's switches are as [`SWITCHES`](crate::op::SWITCHES) says.
+    pub tuned: bool,
+    /// `br0`, if it is a bridge.
+    pub bridge: Option<Bridge>,
+    /// The hub's ends of veth pairs, by name: of the host's interface and of legs.
+    pub ports: BTreeMap<String, HubPort>,
+    /// Links that are in the way: of the wrong kind under one of our names.
+    pub strays: BTreeSet<String>,
+}
+
+/// The hub's end of a veth pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegPort {
+pub struct HubPort {
     /// As a link.
     pub link: Link,
     /// It is a port of the bridge.
     pub bridged: bool,
-    /// It exchanges frames with the bridge only, not with other ports.
+    /// It does not exchange frames with other ports that do not either.
     pub isolated: bool,
     /// The other end.
     pub peer: Peer,
@@ -126,6 +135,14 @@ pub enum Select {
     },
     /// Those from this address.
     From(IpAddr),
+    /// UDP datagrams that are sent from one of these ports. Over IPv4 those that have no source address
+    /// yet: an answer of a server that listens on all addresses and leaves it to the kernel.
+    Answers {
+        /// The first port.
+        first: u16,
+        /// The last port.
+        last: u16,
+    },
 }
 
 /// What a rule does.
@@ -133,6 +150,8 @@ pub enum Select {
 pub enum Action {
     /// Looks into a table.
     Table(u32),
+    /// Looks into a table for other routes than default ones.
+    Near(u32),
     /// Goes on with the first rule of a priority.
     Goto(u32),
     /// Nothing.
@@ -154,6 +173,8 @@ pub struct Route {
     pub via: Option<IpAddr>,
     /// By which interface.
     pub device: Option<String>,
+    /// The destination is this host (`RTN_LOCAL`).
+    pub local: bool,
     /// It says more than this.
     pub odd: bool,
 }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 
-use super::layout::{self, BRIDGE, LEG};
+use super::layout::{self, HOST_END, LEG, UPLINK};
 use super::observed::{Action, Route, Rule, Select};
 use crate::op::{InnerChange, LinkChange};
 use crate::spec::{Mac, NetnsRef};
@@ -11,7 +11,18 @@ use crate::spec::{Mac, NetnsRef};
 /// decides nothing. Where no place is named it is the host's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Removes a link.
+    /// Removes a link from the host's namespace.
+    DeleteHostLink {
+        /// Its name there.
+        name: String,
+    },
+    /// Makes the hub's namespace and its file.
+    CreateNamespace,
+    /// Removes the hub's file; the namespace ends with it.
+    DeleteNamespace,
+    /// Sets [`SWITCHES`](crate::op::SWITCHES) of the hub's namespace.
+    Tune,
+    /// Removes a link from the hub.
     DeleteLink {
         /// Its name.
         name: String,
@@ -21,62 +32,58 @@ pub enum Op {
         /// The container.
         netns: NetnsRef,
     },
-    /// Makes the bridge without snooping, VLANs and spanning tree. Down.
+    /// Makes the hub's bridge without snooping, VLANs and spanning tree. Down.
     CreateBridge {
         /// In bytes.
         mtu: u32,
-        /// Its MAC address.
-        mac: Mac,
     },
     /// Turns the bridge's snooping, VLANs and spanning tree off.
     SimplifyBridge,
     /// Sets the bridge as a link.
     SetBridge {
-        /// MAC address.
-        mac: Option<Mac>,
-        /// The rest.
-        link: LinkChange,
+        /// What to set.
+        change: LinkChange,
     },
-    /// Makes a leg: one end a port of the bridge, the other in the container under its final name. Both
+    /// Makes a veth pair: one end a port of the bridge, the other at its place under its final name. Both
     /// down. Either the whole pair is there or nothing.
-    CreateLeg {
-        /// Whose.
-        leg: String,
-        /// Name of the host's end.
+    CreatePair {
+        /// Where the other end is.
+        place: Place,
+        /// Name of the hub's end.
         port: String,
         /// Of both ends, in bytes.
         mtu: u32,
-        /// Of the container's end.
+        /// Of the other end.
         mac: Mac,
     },
-    /// Sets the host's end of a leg.
+    /// Sets the hub's end of a pair.
     SetPort {
-        /// Whose.
-        leg: String,
+        /// Where the other end is.
+        place: Place,
         /// Its name.
         port: String,
-        /// Exchange frames with the bridge only.
+        /// Exchange no frames with other such ports.
         isolate: bool,
         /// The rest.
         link: LinkChange,
     },
-    /// Sets the container's end of a leg.
+    /// Sets the other end.
     SetInner {
-        /// Whose.
-        leg: String,
+        /// Where it is.
+        place: Place,
         /// What to set.
         change: InnerChange,
     },
-    /// Gives the bridge, or a leg, an address.
+    /// Gives it an address.
     AddAddress {
-        /// Which.
+        /// Where it is.
         place: Place,
         /// With its prefix length.
         address: IpNet,
     },
-    /// Takes an address from the bridge, or from a leg.
+    /// Takes an address from it.
     RemoveAddress {
-        /// Which.
+        /// Where it is.
         place: Place,
         /// With its prefix length.
         address: IpNet,
@@ -120,7 +127,7 @@ pub enum Op {
     },
 }
 
-/// A namespace that the gateway works in.
+/// A namespace beside the hub that the gateway works in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// The host's.
@@ -138,33 +145,45 @@ impl Place {
         }
     }
 
-    fn leg(&self) -> Option<&str> {
+    /// The name of our interface there.
+    pub const fn ifname(&self) -> &'static str {
         match self {
-            Self::Host => None,
-            Self::Leg(key) => Some(key),
+            Self::Host => HOST_END,
+            Self::Leg(_) => LEG,
+        }
+    }
+
+    /// The name of its other end in the hub.
+    pub fn port(&self) -> String {
+        match self {
+            Self::Host => UPLINK.to_owned(),
+            Self::Leg(key) => layout::port(key),
         }
     }
 }
 
 impl Op {
-    /// The leg that alone suffers when this fails.
-    pub fn leg(&self) -> Option<&str> {
+    /// Which place's interface, routes or rules it changes.
+    pub fn place(&self) -> Option<&Place> {
         match self {
-            Self::CreateLeg { leg, .. }
-            | Self::SetPort { leg, .. }
-            | Self::SetInner { leg, .. } => Some(leg),
-            Self::AddAddress { place, .. }
+            Self::CreatePair { place, .. }
+            | Self::SetPort { place, .. }
+            | Self::SetInner { place, .. }
+            | Self::AddAddress { place, .. }
             | Self::RemoveAddress { place, .. }
             | Self::SetRoute { place, .. }
             | Self::RemoveRoute { place, .. }
             | Self::AddRule { place, .. }
-            | Self::RemoveRule { place, .. } => place.leg(),
-            Self::DeleteLink { .. }
-            | Self::ClearContainer { .. }
-            | Self::CreateBridge { .. }
-            | Self::SimplifyBridge
-            | Self::SetBridge { .. }
-            | Self::SetSwitch { .. } => None,
+            | Self::RemoveRule { place, .. } => Some(place),
+            _ => None,
+        }
+    }
+
+    /// The leg that alone suffers when this fails.
+    pub fn leg(&self) -> Option<&str> {
+        match self.place() {
+            Some(Place::Leg(key)) => Some(key),
+            _ => None,
         }
     }
 
@@ -192,23 +211,23 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::DeleteHostLink { name } => write!(f, "delete {name} from the host"),
+            Self::CreateNamespace => write!(f, "create the hub's namespace"),
+            Self::DeleteNamespace => write!(f, "delete the hub's namespace"),
+            Self::Tune => write!(f, "set the hub's switches"),
             Self::DeleteLink { name } => write!(f, "delete {name}"),
             Self::ClearContainer { netns } => {
                 write!(f, "remove the rules from {}", netns.path.display())
             }
-            Self::CreateBridge { .. } => write!(f, "create bridge {BRIDGE}"),
-            Self::SimplifyBridge | Self::SetBridge { .. } => write!(f, "set bridge {BRIDGE}"),
-            Self::CreateLeg { port, .. } => {
-                write!(f, "create veth pair {port} with {LEG} in the container")
+            Self::CreateBridge { .. } => write!(f, "create the hub's bridge"),
+            Self::SimplifyBridge | Self::SetBridge { .. } => write!(f, "set the hub's bridge"),
+            Self::CreatePair { place, port, .. } => {
+                write!(f, "create veth pair {port} with {place}")
             }
             Self::SetPort { port, .. } => write!(f, "set {port}"),
-            Self::SetInner { .. } => write!(f, "set {LEG} in the container"),
-            Self::AddAddress { place, address } => {
-                write!(f, "add {address} to {}", interface(place))
-            }
-            Self::RemoveAddress { place, address } => {
-                write!(f, "remove {address} from {}", interface(place))
-            }
+            Self::SetInner { place, .. } => write!(f, "set {place}"),
+            Self::AddAddress { place, address } => write!(f, "add {address} to {place}"),
+            Self::RemoveAddress { place, address } => write!(f, "remove {address} from {place}"),
             Self::SetRoute { place, route, .. } => write!(f, "set {route}{}", within(place)),
             Self::RemoveRoute { place, route } => write!(f, "remove {route}{}", within(place)),
             Self::AddRule { place, rule } => write!(f, "add {rule}{}", within(place)),
@@ -218,10 +237,9 @@ impl fmt::Display for Op {
     }
 }
 
-fn interface(place: &Place) -> String {
-    match place {
-        Place::Host => BRIDGE.to_owned(),
-        Place::Leg(_) => format!("{LEG} in the container"),
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.ifname(), within(self))
     }
 }
 
@@ -252,9 +270,10 @@ impl fmt::Display for Rule {
             Select::All => {}
             Select::Mark { value, mask } => write!(f, " for mark {value:#x}/{mask:#x}")?,
             Select::From(address) => write!(f, " from {address}")?,
+            Select::Answers { first, last } => write!(f, " from UDP ports {first}-{last}")?,
         }
         match self.action {
-            Action::Table(table) => write!(f, " to table {table}"),
+            Action::Table(table) | Action::Near(table) => write!(f, " to table {table}"),
             Action::Goto(priority) => write!(f, " to rule {priority}"),
             Action::Nop => Ok(()),
             Action::Other(action) => write!(f, " of action {action}"),

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use crate::spec::NetnsRef;
 
-/// What is written at the host's end of a leg, in its alias: which address the leg has, even while
+/// What is written at the hub's end of a leg, in its alias: which address the leg has, even while
 /// its container cannot be looked into, and where the container is, once the spec says no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Record {

@@ -12,14 +12,19 @@ use crate::spec::{Mac, NetnsRef};
 /// not in here is to be removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewaySpec {
-    /// The gateway's network; the bridge has its first address. At most a /16.
+    /// The gateway's network; the host has its first address. At most a /16.
     pub subnet4: Ipv4Net,
     /// As `subnet4`, for IPv6; usually [`SUBNET6`](layout::SUBNET6).
     pub subnet6: Ipv6Net,
-    /// MTU of the bridge and the legs in bytes; at least IPv6's 1280.
+    /// MTU of the gateway's links in bytes; at least IPv6's 1280.
     pub mtu: u32,
     /// The containers that have a leg, by a key of 1 to 64 characters of a-z, 0-9 and -.
     pub legs: BTreeMap<String, NetnsRef>,
+    /// UDP ports of containers that clients come to by their legs, by the keys of `legs`. A server that
+    /// listens on all addresses leaves the source of its answer to the kernel, which looks for the way
+    /// first; so these ports' answers to clients that are not in a network of the container's go by its
+    /// leg, whether they came by it or not.
+    pub udp_ports: BTreeMap<String, BTreeSet<u16>>,
     /// The way to the other nodes; without it nothing is sent back by one.
     pub mesh: Option<MeshSpec>,
 }
@@ -57,7 +62,7 @@ const MTU_MIN: u32 = 1280;
 const MTU_MAX: u32 = 65_535;
 /// As much as a node can make use of.
 pub(super) const PREFIX4_MIN: u8 = 16;
-/// A network of four addresses, two of them for hosts: the bridge and one leg.
+/// A network of four addresses, two of them of use: the host's and one leg's.
 pub(super) const PREFIX4_MAX: u8 = 30;
 const FIRST: u32 = 1;
 
@@ -104,7 +109,7 @@ impl GatewaySpec {
         faults
     }
 
-    /// How many addresses the bridge and the legs may have: numbers 1 to this.
+    /// How many addresses the host and the legs may have: numbers 1 to this.
     pub(super) fn hosts(&self) -> u32 {
         let bits = self.subnet4.max_prefix_len() - self.subnet4.prefix_len();
         (1 << bits) - 2
@@ -127,14 +132,14 @@ impl GatewaySpec {
         self.subnet4.contains(&address) && number > FIRST && number <= self.hosts()
     }
 
-    /// The bridge's address of IPv4.
-    pub(super) fn bridge4(&self) -> Ipv4Addr {
+    /// The host's address of IPv4.
+    pub(super) fn host4(&self) -> Ipv4Addr {
         self.address4(FIRST)
     }
 
-    /// The bridge's address of IPv6.
-    pub(super) fn bridge6(&self) -> Ipv6Addr {
-        self.address6(self.bridge4())
+    /// The host's address of IPv6.
+    pub(super) fn host6(&self) -> Ipv6Addr {
+        self.address6(self.host4())
     }
 
     /// With the prefix length of the gateway's network.
@@ -159,7 +164,7 @@ impl MeshSpec {
 }
 
 /// The MAC address of who has an IPv4 address of the gateway's network. Fixed, so that a neighbour
-/// entry stays right when another leg gets the address, and the bridge's does not follow its ports'.
+/// entry stays right when another leg gets the address.
 pub(super) fn mac(address: Ipv4Addr) -> Mac {
     let [a, b, c, d] = address.octets();
     Mac([0x02, 0x42, a, b, c, d])

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::layout::BRIDGE;
+use super::layout::HOST_END;
 use super::spec::{PREFIX4_MAX, PREFIX4_MIN};
 use crate::host::HostFacts;
 
@@ -59,7 +59,7 @@ pub fn observed_subnet(facts: &HostFacts) -> Option<Ipv4Net> {
     let own = facts
         .addresses
         .iter()
-        .filter(|address| address.ifname == BRIDGE);
+        .filter(|address| address.ifname == HOST_END);
     own.filter_map(|address| match address.address {
         IpNet::V4(net) => Some(net.trunc()),
         IpNet::V6(_) => None,
@@ -125,12 +125,12 @@ mod tests {
         let mut facts = HostFacts {
             addresses: vec![
                 address("eth0", "10.1.2.3/24"),
-                address(BRIDGE, "fd77::1/64"),
+                address(HOST_END, "fd77::1/64"),
             ],
             ..HostFacts::default()
         };
         assert_eq!(observed_subnet(&facts), None);
-        facts.addresses.push(address(BRIDGE, "192.168.240.1/20"));
+        facts.addresses.push(address(HOST_END, "192.168.240.1/20"));
         assert_eq!(observed_subnet(&facts), "192.168.240.0/20".parse().ok());
     }
 

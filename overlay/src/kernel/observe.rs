@@ -282,7 +282,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<(IpAddr, Neighbour)> {
     Some((address, neighbour))
 }
 
-fn tuned(netns: &Netns) -> Result<bool, String> {
+pub(crate) fn tuned(netns: &Netns) -> Result<bool, String> {
     let switches = SWITCHES.map(|(name, _)| name);
     let values = netns.sysctls(&switches).map_err(|e| e.to_string())?;
     Ok(SWITCHES

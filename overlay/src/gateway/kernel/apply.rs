@@ -1,21 +1,20 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use weft_netns::Netns;
-
+use super::messages;
 use super::observe::rule_messages;
-use super::{Failures, messages};
+use super::session::Session;
 use crate::ApplyError;
-use crate::gateway::layout::{self, BRIDGE, LEG, LEG_PROTOCOL, PROTOCOL};
 use crate::gateway::observed::Rule;
 use crate::gateway::op::{Op, Place};
-use crate::gateway::spec::GatewaySpec;
 use crate::kernel::messages as link_messages;
 use crate::kernel::messages::VethEnds;
 use crate::kernel::observe::get_link;
 use crate::kernel::rtnl::{Request, Rtnl, RtnlError};
-use crate::kernel::session::{self, Unopened, open_endpoint};
+use crate::kernel::session::{self, Unopened};
 use crate::kernel::view::link_query;
+use crate::op::SWITCHES;
+use crate::plan::names;
 use crate::spec::NetnsRef;
 
 /// What became of a list of ops.
@@ -26,22 +25,15 @@ pub(super) struct Applied {
     /// The first that failed and concerns the gateway as a whole.
     pub(super) failed: Option<ApplyError>,
     /// Legs that could not be attached, each with the reason.
-    pub(super) legs: Failures,
+    pub(super) legs: BTreeMap<String, String>,
 }
 
 /// Performs ops in order. One that concerns the gateway as a whole ends it when it fails, unless the
 /// others can do without; one that concerns a leg ends that leg's part.
-pub(super) fn apply(
-    host: &Netns,
-    rtnl: &mut Rtnl,
-    spec: Option<&GatewaySpec>,
-    ops: &[Op],
-) -> Applied {
+pub(super) fn apply(session: &mut Session<'_>, ops: &[Op]) -> Applied {
     let mut applied = Applied::default();
     let mut hands = Hands {
-        host,
-        rtnl,
-        spec,
+        session,
         indices: BTreeMap::new(),
         leg: None,
     };
@@ -57,10 +49,10 @@ pub(super) fn apply(
         } else {
             vec![hands.perform(op)]
         };
-        for (op, result) in now.iter().zip(results) {
+        for (op, result) in now.iter().zip(&results) {
             applied.note(op, result);
         }
-        if applied.failed.is_some() && !op.is_apart() && op.leg().is_none() {
+        if results.iter().any(Result::is_err) && !op.is_apart() && op.leg().is_none() {
             break;
         }
     }
@@ -68,7 +60,7 @@ pub(super) fn apply(
 }
 
 impl Applied {
-    fn note(&mut self, op: &Op, result: Result<(), String>) {
+    fn note(&mut self, op: &Op, result: &Result<(), String>) {
         match (result, op.leg()) {
             (Ok(()), _) => {
                 tracing::debug!(%op, "done");
@@ -81,7 +73,7 @@ impl Applied {
             }
             (Err(reason), None) => {
                 tracing::warn!(%op, reason, "failed");
-                let doing = op.to_string();
+                let (doing, reason) = (op.to_string(), reason.clone());
                 self.failed.get_or_insert(ApplyError { doing, reason });
             }
         }
@@ -89,14 +81,11 @@ impl Applied {
 }
 
 /// What is held while ops are performed.
-struct Hands<'a> {
-    host: &'a Netns,
-    rtnl: &'a mut Rtnl,
-    spec: Option<&'a GatewaySpec>,
+struct Hands<'s, 'a> {
+    session: &'s mut Session<'a>,
     /// Indices of the host's links, looked up once.
     indices: BTreeMap<String, u32>,
-    /// The container of the leg that is worked on. One at a time: a host may have more of them than
-    /// this process may have open files.
+    /// The container of the leg that is worked on.
     leg: Option<Leg>,
 }
 
@@ -116,12 +105,15 @@ fn all(rtnl: &mut Rtnl, requests: &[Request]) -> Result<(), String> {
     results.into_iter().collect::<Result<(), _>>().map_err(text)
 }
 
-impl Hands<'_> {
+const NO_HUB: &str = "the hub's namespace is not there";
+
+impl Hands<'_, '_> {
+    /// Of a link of the host's.
     fn index(&mut self, name: &str) -> Result<u32, String> {
         if let Some(index) = self.indices.get(name) {
             return Ok(*index);
         }
-        let link = get_link(self.rtnl, link_query(Some(name), 0)).map_err(text)?;
+        let link = get_link(&mut self.session.rtnl, link_query(Some(name), 0)).map_err(text)?;
         let index = link.ok_or_else(|| format!("there is no {name}"))?.index;
         self.indices.insert(name.to_owned(), index);
         Ok(index)
@@ -134,7 +126,7 @@ impl Hands<'_> {
             .map(|op| routing_request(op, |device| self.index(device)))
             .collect();
         let sendable: Vec<Request> = requests.iter().flatten().cloned().collect();
-        let mut answers = self.rtnl.change_all(&sendable).into_iter();
+        let mut answers = self.session.rtnl.change_all(&sendable).into_iter();
         requests
             .into_iter()
             .map(|request| {
@@ -146,25 +138,68 @@ impl Hands<'_> {
     }
 
     fn perform(&mut self, op: &Op) -> Result<(), String> {
-        let requests = match op {
-            Op::ClearContainer { netns } => return clear(netns),
+        match op {
             Op::SetSwitch { name, value } => {
-                let set = self.host.set_sysctls(&[(name, value)]);
-                return set.map_err(|e| e.to_string());
+                let set = self.session.host.set_sysctls(&[(name, value)]);
+                set.map_err(|e| e.to_string())
             }
-            Op::DeleteLink { name } => {
+            Op::DeleteHostLink { name } => {
                 self.indices.remove(name);
-                vec![link_messages::delete_link(name)]
+                let request = link_messages::delete_link(name);
+                self.session.rtnl.change(&request).map_err(text)
             }
-            Op::CreateBridge { mtu, mac } => vec![
-                link_messages::create_bridge(BRIDGE, *mtu),
-                messages::set_mac(BRIDGE, *mac),
-            ],
-            Op::SimplifyBridge => link_messages::simplify_bridge(BRIDGE).into(),
-            Op::SetBridge { mac, link } => {
-                let mac = mac.map(|mac| messages::set_mac(BRIDGE, mac));
-                let link = link_messages::set_link(BRIDGE, link, None);
-                mac.into_iter().chain(link).collect()
+            Op::CreateNamespace => {
+                let netns = weft_netns::create(self.session.path).map_err(|e| e.to_string())?;
+                self.session.hub = Some(session::Place::new(netns)?);
+                Ok(())
+            }
+            Op::DeleteNamespace => {
+                self.session.hub = None;
+                weft_netns::delete(self.session.path).map_err(|e| e.to_string())
+            }
+            Op::ClearContainer { netns } => self.clear(netns),
+            Op::SetInner { place, .. }
+            | Op::AddAddress { place, .. }
+            | Op::RemoveAddress { place, .. }
+            | Op::SetRoute { place, .. }
+            | Op::RemoveRoute { place, .. }
+            | Op::AddRule { place, .. }
+            | Op::RemoveRule { place, .. } => self.at(place, op),
+            Op::Tune
+            | Op::DeleteLink { .. }
+            | Op::CreateBridge { .. }
+            | Op::SimplifyBridge
+            | Op::SetBridge { .. }
+            | Op::CreatePair { .. }
+            | Op::SetPort { .. } => self.in_hub(op),
+        }
+    }
+
+    fn in_hub(&mut self, op: &Op) -> Result<(), String> {
+        let requests = match op {
+            Op::DeleteLink { name } => vec![link_messages::delete_link(name)],
+            Op::CreateBridge { mtu } => vec![link_messages::create_bridge(names::BRIDGE, *mtu)],
+            Op::SimplifyBridge => link_messages::simplify_bridge(names::BRIDGE).into(),
+            Op::SetBridge { change } => link_messages::set_link(names::BRIDGE, change, None),
+            Op::CreatePair {
+                place,
+                port,
+                mtu,
+                mac,
+            } => {
+                let bridge = self.hub_index(names::BRIDGE)?;
+                let netns = match place {
+                    Place::Host => self.session.host,
+                    Place::Leg(key) => &self.leg(key)?.place.netns,
+                };
+                vec![link_messages::create_veth(&VethEnds {
+                    port,
+                    bridge,
+                    mtu: *mtu,
+                    ifname: place.ifname(),
+                    mac: *mac,
+                    container: netns.as_fd().as_raw_fd(),
+                })]
             }
             Op::SetPort {
                 port,
@@ -173,7 +208,7 @@ impl Hands<'_> {
                 ..
             } => {
                 let bridge = link.bridge.as_ref();
-                let bridge = bridge.map(|bridge| self.index(bridge)).transpose()?;
+                let bridge = bridge.map(|bridge| self.hub_index(bridge)).transpose()?;
                 let mut requests = link_messages::set_link(port, link, bridge);
                 if *isolate {
                     // Once it is a port, and before it is up.
@@ -182,67 +217,52 @@ impl Hands<'_> {
                 }
                 requests
             }
-            Op::CreateLeg {
-                leg,
-                port,
-                mtu,
-                mac,
-            } => {
-                let bridge = self.index(BRIDGE)?;
-                let container = self.leg(leg)?.place.netns.as_fd().as_raw_fd();
-                vec![link_messages::create_veth(&VethEnds {
-                    port,
-                    bridge,
-                    mtu: *mtu,
-                    ifname: LEG,
-                    mac: *mac,
-                    container,
-                })]
+            Op::Tune => {
+                let hub = self.session.hub.as_ref().ok_or(NO_HUB)?;
+                return hub.netns.set_sysctls(&SWITCHES).map_err(|e| e.to_string());
             }
-            Op::AddAddress {
-                place: Place::Host,
-                address,
-            } => {
-                vec![link_messages::add_address(self.index(BRIDGE)?, *address)]
-            }
-            Op::RemoveAddress {
-                place: Place::Host,
-                address,
-            } => {
-                vec![link_messages::remove_address(self.index(BRIDGE)?, *address)]
-            }
-            Op::RemoveRule {
-                place: Place::Host,
-                rule,
-            } => removals(self.rtnl, PROTOCOL, |other| other == rule)?,
-            inside => return self.inside(inside),
+            other => return Err(format!("{other} cannot be done in the hub")),
         };
-        all(self.rtnl, &requests)
+        all(
+            &mut self.session.hub.as_mut().ok_or(NO_HUB)?.rtnl,
+            &requests,
+        )
     }
 
-    fn inside(&mut self, op: &Op) -> Result<(), String> {
-        let key = op.leg().ok_or_else(|| format!("{op} is of no leg"))?;
-        let index = self.leg_index(key)?;
-        let place = &mut self.leg(key)?.place;
+    fn hub_index(&mut self, name: &str) -> Result<u32, String> {
+        let hub = self.session.hub.as_mut().ok_or(NO_HUB)?;
+        let link = get_link(&mut hub.rtnl, link_query(Some(name), 0)).map_err(text)?;
+        Ok(link.ok_or_else(|| format!("there is no {name}"))?.index)
+    }
+
+    /// Changes our interface, a route or a rule at a place.
+    fn at(&mut self, place: &Place, op: &Op) -> Result<(), String> {
+        let index = self.inner_index(place)?;
+        let (netns, rtnl) = match place {
+            Place::Host => (self.session.host, &mut self.session.rtnl),
+            Place::Leg(key) => {
+                let place = &mut self.leg(key)?.place;
+                (&place.netns, &mut place.rtnl)
+            }
+        };
         let requests = match op {
             Op::SetInner { change, .. } => {
                 if change.ipv6 {
-                    let switch = format!("ipv6/conf/{LEG}/disable_ipv6");
-                    let set = place.netns.set_sysctls(&[(&switch, "0")]);
+                    let switch = format!("ipv6/conf/{}/disable_ipv6", place.ifname());
+                    let set = netns.set_sysctls(&[(&switch, "0")]);
                     set.map_err(|e| e.to_string())?;
                 }
-                link_messages::set_inner(index, change)
+                link_messages::set_inner(index?, change)
             }
-            Op::AddAddress { address, .. } => vec![link_messages::add_address(index, *address)],
+            Op::AddAddress { address, .. } => vec![link_messages::add_address(index?, *address)],
             Op::RemoveAddress { address, .. } => {
-                vec![link_messages::remove_address(index, *address)]
+                vec![link_messages::remove_address(index?, *address)]
             }
-            Op::RemoveRule { rule, .. } => {
-                removals(&mut place.rtnl, LEG_PROTOCOL, |other| other == rule)?
-            }
-            routing => vec![routing_request(routing, |_| Ok(index))?],
+            // What says more than we can is taken away as the kernel tells it.
+            Op::RemoveRule { rule, .. } => removals(rtnl, place.protocol(), |other| other == rule)?,
+            routing => vec![routing_request(routing, |_| index)?],
         };
-        all(&mut place.rtnl, &requests)
+        all(rtnl, &requests)
     }
 
     /// The container of a leg, opened unless it is.
@@ -250,9 +270,10 @@ impl Hands<'_> {
         let leg = match self.leg.take().filter(|leg| leg.key == key) {
             Some(leg) => leg,
             None => {
-                let netns = self.spec.and_then(|spec| spec.legs.get(key));
+                let netns = self.session.spec.and_then(|spec| spec.legs.get(key));
                 let netns = netns.ok_or("its namespace is not known")?;
-                let place = open_endpoint(netns).map_err(|unopened| match unopened {
+                let opened = self.session.container(netns);
+                let place = opened.map_err(|unopened| match unopened {
                     Unopened::Gone => "its namespace is gone".to_owned(),
                     Unopened::Unusable(why) => why,
                 })?;
@@ -263,19 +284,42 @@ impl Hands<'_> {
         Ok(self.leg.insert(leg))
     }
 
-    /// The interface inside is named by the index that the host's end of the pair tells, so a foreign
-    /// one that has taken its name is never touched.
-    fn leg_index(&mut self, key: &str) -> Result<u32, String> {
-        if let Some(index) = self.leg(key)?.index {
-            return Ok(index);
+    /// Our interface at a place is named by the index that the hub's end of the pair tells, so a
+    /// foreign one that has taken its name is never touched. The inner error is for where there is none.
+    fn inner_index(&mut self, place: &Place) -> Result<Result<u32, String>, String> {
+        let known = match place {
+            Place::Host => self.indices.get(place.ifname()).copied(),
+            Place::Leg(key) => self.leg(key)?.index,
+        };
+        if let Some(index) = known {
+            return Ok(Ok(index));
         }
-        let port = layout::port(key);
-        let port = get_link(self.rtnl, link_query(Some(&port), 0)).map_err(text)?;
-        let index = port
-            .and_then(|port| port.peer)
-            .ok_or("its veth pair is not there")?;
-        self.leg(key)?.index = Some(index);
-        Ok(index)
+        let Some(hub) = &mut self.session.hub else {
+            return Ok(Err(NO_HUB.to_owned()));
+        };
+        let port = get_link(&mut hub.rtnl, link_query(Some(&place.port()), 0)).map_err(text)?;
+        let Some(index) = port.and_then(|port| port.peer) else {
+            return Ok(Err("its veth pair is not there".to_owned()));
+        };
+        match place {
+            Place::Host => {
+                self.indices.insert(place.ifname().to_owned(), index);
+            }
+            Place::Leg(key) => self.leg(key)?.index = Some(index),
+        }
+        Ok(Ok(index))
+    }
+
+    /// A container that is gone has no rules.
+    fn clear(&self, netns: &NetnsRef) -> Result<(), String> {
+        let mut place = match self.session.container(netns) {
+            Ok(place) => place,
+            Err(Unopened::Gone) => return Ok(()),
+            Err(Unopened::Unusable(why)) => return Err(why),
+        };
+        let protocol = Place::Leg(String::new()).protocol();
+        let requests = removals(&mut place.rtnl, protocol, |_| true)?;
+        all(&mut place.rtnl, &requests)
     }
 }
 
@@ -297,17 +341,6 @@ fn routing_request(
         Op::RemoveRule { place, rule } => messages::remove_rule(rule, place.protocol()),
         other => return Err(format!("{other} is no change of a route or rule")),
     })
-}
-
-/// A container that is gone has no rules.
-fn clear(netns: &NetnsRef) -> Result<(), String> {
-    let mut place = match open_endpoint(netns) {
-        Ok(place) => place,
-        Err(Unopened::Gone) => return Ok(()),
-        Err(Unopened::Unusable(why)) => return Err(why),
-    };
-    let requests = removals(&mut place.rtnl, LEG_PROTOCOL, |_| true)?;
-    all(&mut place.rtnl, &requests)
 }
 
 /// Takes rules away as the kernel tells them, whatever they say.

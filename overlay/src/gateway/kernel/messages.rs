@@ -1,6 +1,6 @@
 //! The netlink messages of changes that only the gateway makes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use libc::{EEXIST, ENOENT, ESRCH};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -8,22 +8,13 @@ use netlink_packet_route::link::{InfoBridgePort, InfoPortData, InfoPortKind};
 use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use rtnetlink::LinkUnspec;
 
 use crate::gateway::observed::{Action, Family, Route, Rule, Select};
 use crate::kernel::messages::{change, request};
 use crate::kernel::rtnl::Request;
-use crate::spec::Mac;
-
-pub(super) fn set_mac(name: &str, mac: Mac) -> Request {
-    change(
-        LinkUnspec::new_with_name(name)
-            .address(mac.0.to_vec())
-            .build(),
-    )
-}
 
 pub(super) fn isolate(name: &str) -> Request {
     let isolated = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);
@@ -38,9 +29,15 @@ pub(super) fn isolate(name: &str) -> Request {
 /// `device` is the index of the route's.
 pub(super) fn set_route(route: &Route, protocol: u8, device: u32, replace: bool) -> Request {
     let mut message = route_message(route, protocol);
-    message.header.kind = RouteType::Unicast;
-    // The neighbour's address need not be in a network of the device's.
-    message.header.flags = RouteFlags::Onlink;
+    message.header.kind = if route.local {
+        RouteType::Local
+    } else {
+        RouteType::Unicast
+    };
+    if route.via.is_some() {
+        // The neighbour's address need not be in a network of the device's.
+        message.header.flags = RouteFlags::Onlink;
+    }
     message.attributes.push(RouteAttribute::Oif(device));
     let how = if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
     request(
@@ -106,6 +103,13 @@ fn rule_message(rule: &Rule, protocol: u8) -> RuleMessage {
             attributes.push(RuleAttribute::Table(table));
             RuleAction::ToTable
         }
+        Action::Near(table) => {
+            attributes.extend([
+                RuleAttribute::Table(table),
+                RuleAttribute::SuppressPrefixLen(0),
+            ]);
+            RuleAction::ToTable
+        }
         Action::Goto(target) => {
             attributes.push(RuleAttribute::Goto(target));
             RuleAction::Goto
@@ -124,6 +128,20 @@ fn rule_message(rule: &Rule, protocol: u8) -> RuleMessage {
                 IpAddr::V6(_) => 128,
             };
             attributes.push(RuleAttribute::Source(address));
+        }
+        Select::Answers { first, last } => {
+            attributes.extend([
+                RuleAttribute::IpProtocol(IpProtocol::Udp),
+                RuleAttribute::SourcePortRange(RulePortRange {
+                    start: first,
+                    end: last,
+                }),
+            ]);
+            if rule.family == Family::V4 {
+                let none = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                message.header.src_len = 32;
+                attributes.push(RuleAttribute::Source(none));
+            }
         }
     }
     message.attributes = attributes;

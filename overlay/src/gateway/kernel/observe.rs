@@ -6,65 +6,140 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
-use weft_netns::Netns;
+use weft_netns::EntryState;
 
+use super::session::{Session, other_end};
 use super::{doing, view};
 use crate::ApplyError;
-use crate::gateway::layout::{self, BRIDGE, LEG, LEG_PROTOCOL, PROTOCOL};
-use crate::gateway::observed::{Container, GatewayBridge, LegPort, Observed, Route, Rule};
+use crate::gateway::layout::{self, HOST_END, LEG, LEG_PROTOCOL, PROTOCOL, UPLINK};
+use crate::gateway::observed::{Container, Hub, HubNamespace, HubPort, Observed, Route, Rule};
 use crate::gateway::plan::switches;
-use crate::gateway::spec::GatewaySpec;
 use crate::host::is_own_link;
-use crate::kernel::observe::{addresses, get_link, links, namespace_id};
+use crate::kernel::observe::{addresses, get_link, links, tuned};
 use crate::kernel::rtnl::{Rtnl, RtnlError};
-use crate::kernel::session::{Place, Unopened, open_endpoint};
+use crate::kernel::session::{Place, Unopened};
 use crate::kernel::view::{LinkView, link_query};
-use crate::observed::{Inner, Peer};
+use crate::observed::{Bridge, Inner, Peer};
+use crate::plan::names;
 use crate::spec::NetnsRef;
 
-/// Reads the gateway's state. Containers are opened one after the other: a host may have more of them
-/// than this process may have open files.
-pub(super) fn observe(
-    host: &Netns,
-    rtnl: &mut Rtnl,
-    spec: Option<&GatewaySpec>,
-) -> Result<Observed, ApplyError> {
-    let failed = |e: RtnlError| doing("read the host's namespace")(e.to_string());
-    let links = links(rtnl).map_err(failed)?;
-    let mesh = spec.and_then(|spec| spec.mesh.as_ref());
-    let mesh = mesh.map(|mesh| mesh.ifname.as_str());
+/// Reads the gateway's state, and opens what it takes to change it.
+pub(super) fn observe(session: &mut Session<'_>) -> Result<Observed, ApplyError> {
     let mut observed = Observed::default();
-    switches_of(&mut observed, host, mesh, &links).map_err(doing("read the host's switches"))?;
-    for link in &links {
-        host_link(&mut observed, rtnl, link, &links).map_err(failed)?;
-        observed.mesh |= Some(link.name.as_str()) == mesh && link.link.up;
-    }
-    let name = |index: u32| {
-        let link = links.iter().find(|link| link.index == index);
-        link.map_or_else(|| format!("#{index}"), |link| link.name.clone())
-    };
-    observed.rules = rules(rtnl, PROTOCOL).map_err(failed)?;
-    observed.routes = routes(rtnl, PROTOCOL, name).map_err(failed)?;
+    let ports = hub(session, &mut observed)?;
+    host(session, &mut observed, &ports)?;
+    let spec = session.spec;
     for (key, netns) in spec.iter().flat_map(|spec| &spec.legs) {
-        let port = links.iter().find(|link| link.name == layout::port(key));
-        let (container, inner) = container(host, rtnl, netns, port);
+        let name = layout::port(key);
+        let port = ports.iter().find(|port| port.name == name);
+        let (container, inner) = container(session, netns, port);
         observed.legs.insert(key.clone(), container);
-        if let (Some(inner), Some(port)) = (inner, observed.ports.get_mut(&layout::port(key))) {
-            port.peer = Peer::Home(inner);
-        }
+        set_home(&mut observed.hub, &name, inner);
     }
     Ok(observed)
 }
 
-fn switches_of(
+/// Returns the hub's veths.
+fn hub(session: &mut Session<'_>, observed: &mut Observed) -> Result<Vec<LinkView>, ApplyError> {
+    observed.hub = match session.open_hub()? {
+        EntryState::Absent => HubNamespace::Absent,
+        EntryState::Stale => HubNamespace::Stale,
+        EntryState::Namespace => HubNamespace::Present(Box::default()),
+    };
+    let (Some(place), HubNamespace::Present(hub)) = (&mut session.hub, &mut observed.hub) else {
+        return Ok(Vec::new());
+    };
+    let failed = doing("read the hub");
+    hub.tuned = tuned(&place.netns).map_err(&failed)?;
+    let links = links(&mut place.rtnl).map_err(|e| failed(e.to_string()))?;
+    let is_bridge =
+        |link: &&LinkView| link.name == names::BRIDGE && link.kind == Some(InfoKind::Bridge);
+    let bridge = links.iter().find(is_bridge).map(|link| link.index);
+    for link in &links {
+        sort_link(hub, link, bridge);
+    }
+    let is_port = |link: &LinkView| hub.ports.contains_key(&link.name);
+    Ok(links.into_iter().filter(is_port).collect())
+}
+
+/// Puts a link of the hub where it belongs. Links that are neither ours nor in the way, such as `lo`
+/// and the tunnel devices that some kernels put in every namespace, are nobody's business.
+fn sort_link(hub: &mut Hub, link: &LinkView, bridge: Option<u32>) {
+    let named_port = link.name == UPLINK || layout::is_port(&link.name);
+    match &link.kind {
+        Some(InfoKind::Bridge) if bridge == Some(link.index) => {
+            hub.bridge = Some(Bridge {
+                link: link.link.clone(),
+                plain: link.is_plain_bridge(),
+            });
+        }
+        Some(InfoKind::Veth) if named_port => {
+            let bridged = bridge.is_some() && link.controller == bridge;
+            let port = HubPort {
+                link: link.link.clone(),
+                bridged,
+                isolated: bridged && link.isolated,
+                peer: Peer::Elsewhere,
+            };
+            hub.ports.insert(link.name.clone(), port);
+        }
+        _ if named_port || link.name == names::BRIDGE => {
+            hub.strays.insert(link.name.clone());
+        }
+        _ => {}
+    }
+}
+
+fn set_home(hub: &mut HubNamespace, port: &str, inner: Option<Inner>) {
+    if let (HubNamespace::Present(hub), Some(inner)) = (hub, inner)
+        && let Some(port) = hub.ports.get_mut(port)
+    {
+        port.peer = Peer::Home(inner);
+    }
+}
+
+fn host(
+    session: &mut Session<'_>,
     observed: &mut Observed,
-    host: &Netns,
+    ports: &[LinkView],
+) -> Result<(), ApplyError> {
+    let failed = |e: RtnlError| doing("read the host's namespace")(e.to_string());
+    let links = links(&mut session.rtnl).map_err(failed)?;
+    let mesh = session.spec.and_then(|spec| spec.mesh.as_ref());
+    let mesh = mesh.map(|mesh| mesh.ifname.as_str());
+    switches_of(session, observed, mesh, &links).map_err(doing("read the host's switches"))?;
+    let mut ours = None;
+    let uplink = ports.iter().find(|port| port.name == UPLINK);
+    if let (Some(hub), Some(uplink)) = (&mut session.hub, uplink) {
+        ours = other_end(hub, uplink, session.host, &mut session.rtnl).map_err(failed)?;
+    }
+    for link in &links {
+        let is_ours = ours.as_ref().is_some_and(|ours| ours.index == link.index);
+        if !is_ours && (link.name == HOST_END || layout::is_port(&link.name)) {
+            observed.strays.insert(link.name.clone());
+        }
+        observed.mesh |= Some(link.name.as_str()) == mesh && link.link.up;
+    }
+    let ours = ours.map(|ours| inner(&mut session.rtnl, ours)).transpose();
+    set_home(&mut observed.hub, UPLINK, ours.map_err(failed)?);
+    let name = |index: u32| {
+        let link = links.iter().find(|link| link.index == index);
+        link.map_or_else(|| format!("#{index}"), |link| link.name.clone())
+    };
+    observed.rules = rules(&mut session.rtnl, PROTOCOL).map_err(failed)?;
+    observed.routes = routes(&mut session.rtnl, PROTOCOL, name).map_err(failed)?;
+    Ok(())
+}
+
+fn switches_of(
+    session: &Session<'_>,
+    observed: &mut Observed,
     mesh: Option<&str>,
     links: &[LinkView],
 ) -> Result<(), String> {
     let read = |names: &[String]| {
         let borrowed: Vec<&str> = names.iter().map(String::as_str).collect();
-        host.sysctls(&borrowed).map_err(|e| e.to_string())
+        session.host.sysctls(&borrowed).map_err(|e| e.to_string())
     };
     let names = switches::names(mesh);
     let values = read(&names)?;
@@ -73,112 +148,54 @@ fn switches_of(
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
     observed.ipv6 = observed.switches.contains_key(switches::FORWARD6);
-    if !switches::forwards6(observed) {
-        // A port's bridge has the addresses, and so follows, in its place.
-        let candidates: Vec<&str> = links
-            .iter()
-            .filter(|link| link.controller.is_none() && !is_own_link(&link.name))
-            .map(|link| link.name.as_str())
-            .filter(|name| *name != "lo" && Some(*name) != mesh)
-            .collect();
-        let names: Vec<String> = candidates
-            .iter()
-            .flat_map(|name| {
-                ["accept_ra", "forwarding"].map(|switch| format!("ipv6/conf/{name}/{switch}"))
-            })
-            .collect();
-        let values = read(&names)?;
-        let follows = |values: &[Option<String>]| {
-            let [accept, forward] = values else {
-                return false;
-            };
-            accept.as_deref() == Some("1") && forward.as_deref() == Some("0")
+    if switches::forwards6(observed) {
+        return Ok(());
+    }
+    // A port's bridge has the addresses, and so follows, in its place.
+    let candidates: Vec<&str> = links
+        .iter()
+        .filter(|link| link.controller.is_none() && !is_own_link(&link.name))
+        .map(|link| link.name.as_str())
+        .filter(|name| *name != "lo" && Some(*name) != mesh)
+        .collect();
+    let names: Vec<String> = candidates
+        .iter()
+        .flat_map(|name| {
+            ["accept_ra", "forwarding"].map(|switch| format!("ipv6/conf/{name}/{switch}"))
+        })
+        .collect();
+    let values = read(&names)?;
+    let follows = |values: &[Option<String>]| {
+        let [accept, forward] = values else {
+            return false;
         };
-        let listeners = candidates.iter().zip(values.chunks(2));
-        observed.listeners = listeners
-            .filter(|(_, values)| follows(values))
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-    }
-    Ok(())
-}
-
-fn host_link(
-    observed: &mut Observed,
-    rtnl: &mut Rtnl,
-    link: &LinkView,
-    links: &[LinkView],
-) -> Result<(), RtnlError> {
-    match &link.kind {
-        Some(InfoKind::Bridge) if link.name == BRIDGE => {
-            observed.bridge = Some(GatewayBridge {
-                link: link.link.clone(),
-                mac: link.mac,
-                plain: link.is_plain_bridge(),
-                addresses: addresses(rtnl, link.index)?,
-            });
-        }
-        Some(InfoKind::Veth) if layout::is_port(&link.name) => {
-            let bridge = links.iter().find(|link| link.name == BRIDGE);
-            let bridge = bridge.filter(|bridge| bridge.kind == Some(InfoKind::Bridge));
-            let bridged = bridge.is_some_and(|bridge| link.controller == Some(bridge.index));
-            let port = LegPort {
-                link: link.link.clone(),
-                bridged,
-                isolated: bridged && link.isolated,
-                peer: Peer::Elsewhere,
-            };
-            observed.ports.insert(link.name.clone(), port);
-        }
-        _ if link.name == BRIDGE || layout::is_port(&link.name) => {
-            observed.strays.insert(link.name.clone());
-        }
-        _ => {}
-    }
+        accept.as_deref() == Some("1") && forward.as_deref() == Some("0")
+    };
+    let listeners = candidates.iter().zip(values.chunks(2));
+    observed.listeners = listeners
+        .filter(|(_, values)| follows(values))
+        .map(|(name, _)| (*name).to_owned())
+        .collect();
     Ok(())
 }
 
 /// What a leg's container is like, and the leg's interface in there if it has one.
 fn container(
-    host: &Netns,
-    rtnl: &mut Rtnl,
+    session: &mut Session<'_>,
     netns: &NetnsRef,
     port: Option<&LinkView>,
 ) -> (Container, Option<Inner>) {
-    let mut place = match open_endpoint(netns) {
+    let mut place = match session.container(netns) {
         Ok(place) => place,
         Err(Unopened::Gone) => return (Container::Gone, None),
         Err(Unopened::Unusable(why)) => return (Container::Unusable(why), None),
     };
-    if place.netns.identity() == host.identity() {
-        let why = "it is the host itself, which needs no way to the host".to_owned();
-        return (Container::Unusable(why), None);
-    }
-    let seen = place
-        .rtnl
-        .strict()
-        .map_err(RtnlError::from)
-        .and_then(|()| our_interface(rtnl, &mut place, port))
-        .and_then(|ours| inside(&mut place, ours));
-    seen.unwrap_or_else(|e| (Container::Unusable(e.to_string()), None))
-}
-
-/// The other end of `port`, if it is in this namespace: the kernel's own word for it, which no name or
-/// address that somebody chose can imitate.
-fn our_interface(
-    rtnl: &mut Rtnl,
-    place: &mut Place,
-    port: Option<&LinkView>,
-) -> Result<Option<LinkView>, RtnlError> {
-    let veth = port.filter(|port| port.kind == Some(InfoKind::Veth));
-    let ends = veth.and_then(|port| Some((port.peer?, port.other_namespace?)));
-    let Some((peer, home)) = ends else {
-        return Ok(None);
+    let ours = match (&mut session.hub, port) {
+        (Some(hub), Some(port)) => other_end(hub, port, &place.netns, &mut place.rtnl),
+        _ => Ok(None),
     };
-    if namespace_id(rtnl, &place.netns)? != Some(home) {
-        return Ok(None);
-    }
-    get_link(&mut place.rtnl, link_query(None, peer))
+    let seen = ours.and_then(|ours| inside(&mut place, ours));
+    seen.unwrap_or_else(|e| (Container::Unusable(e.to_string()), None))
 }
 
 fn inside(
@@ -198,24 +215,25 @@ fn inside(
         rules: rules(&mut place.rtnl, LEG_PROTOCOL)?,
         routes: routes(&mut place.rtnl, LEG_PROTOCOL, name)?,
     };
-    let Some(ours) = ours else {
-        return Ok((container, None));
-    };
-    let inner = Inner {
-        addresses: addresses(&mut place.rtnl, ours.index)?,
+    let inner = ours.map(|ours| inner(&mut place.rtnl, ours)).transpose()?;
+    Ok((container, inner))
+}
+
+fn inner(rtnl: &mut Rtnl, ours: LinkView) -> Result<Inner, RtnlError> {
+    Ok(Inner {
+        addresses: addresses(rtnl, ours.index)?,
         ifname: ours.name,
         mac: ours.mac,
         mtu: ours.link.mtu,
         up: ours.link.up,
         ipv6_off: ours.ipv6_off,
         ..Inner::default()
-    };
-    Ok((container, Some(inner)))
+    })
 }
 
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
-pub(super) fn rules(rtnl: &mut Rtnl, protocol: u8) -> Result<BTreeSet<Rule>, RtnlError> {
+fn rules(rtnl: &mut Rtnl, protocol: u8) -> Result<BTreeSet<Rule>, RtnlError> {
     let found = rule_messages(rtnl, protocol)?;
     Ok(found.into_iter().map(|(rule, _)| rule).collect())
 }

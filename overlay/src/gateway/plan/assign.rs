@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::gateway::layout;
-use crate::gateway::observed::{Container, Observed};
+use crate::gateway::observed::{Container, HubNamespace, Observed};
 use crate::gateway::record::Record;
 use crate::gateway::spec::{GatewaySpec, LegAddresses};
 use crate::observed::Peer;
@@ -64,13 +64,14 @@ pub fn assign(spec: &GatewaySpec, observed: &Observed) -> Assigned {
     assigned
 }
 
-/// The address that a leg has: by the record at the host's end, else as the container has it.
+/// The address that a leg has: by the record at the hub's end, else as the container has it.
 fn seen(spec: &GatewaySpec, observed: &Observed, key: &str) -> Option<Ipv4Addr> {
-    let port = observed.ports.get(&layout::port(key))?;
+    let HubNamespace::Present(hub) = &observed.hub else {
+        return None;
+    };
+    let port = hub.ports.get(&layout::port(key))?;
     let record = port.link.alias.as_deref().and_then(Record::from_alias);
-    let recorded = record
-        .filter(|record| record.key == key)
-        .map(|record| record.address);
+    let recorded = record.filter(|record| record.key == key);
     let inside = match &port.peer {
         Peer::Home(inner) => inner.addresses.iter().map(|net| net.addr()).collect(),
         Peer::Elsewhere => Vec::new(),
@@ -79,6 +80,7 @@ fn seen(spec: &GatewaySpec, observed: &Observed, key: &str) -> Option<Ipv4Addr> 
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
     });
+    let recorded = recorded.map(|record| record.address);
     recorded
         .into_iter()
         .chain(inside)

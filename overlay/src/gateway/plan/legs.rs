@@ -1,16 +1,12 @@
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use ipnet::IpNet;
+use std::net::IpAddr;
 
 use super::{Planner, routing};
-use crate::gateway::layout::{self, LEG, LEG_PRIORITY, LEG_TABLE};
-use crate::gateway::observed::{Action, Container, Family, LegPort, Route, Rule, Select};
-use crate::gateway::op::{Op, Place};
+use crate::gateway::layout::{ANSWERS_FAR, ANSWERS_NEAR, LEG, LEG_PRIORITY, LEG_TABLE, MAIN_TABLE};
+use crate::gateway::observed::{Action, Container, Family, Route, Rule, Select};
+use crate::gateway::op::Place;
 use crate::gateway::record::Record;
-use crate::gateway::spec::{LegAddresses, mac};
-use crate::observed::{Inner, Link, Peer};
-use crate::op::{InnerChange, LinkChange};
+use crate::gateway::spec::LegAddresses;
 
 impl Planner<'_> {
     /// Brings the legs into shape.
@@ -21,107 +17,22 @@ impl Planner<'_> {
     }
 
     fn leg(&mut self, key: &str, addresses: LegAddresses) {
-        let kept = self.kept(key);
-        let fresh = kept.is_none();
-        let port = kept
-            .cloned()
-            .unwrap_or_else(|| self.create(key, addresses.v4));
-        let Peer::Home(inner) = &port.peer else {
-            return;
-        };
-        self.port(key, addresses.v4, &port);
-        self.inner(key, addresses, inner);
-        let mut wanted = BTreeSet::from([self.spec.net4(addresses.v4)]);
-        wanted.extend(addresses.v6.map(|v6| self.spec.net6(v6)));
-        let there = inner
-            .addresses
-            .iter()
-            .copied()
-            .filter(|net| !is_link_local(net))
-            .collect();
-        let place = Place::Leg(key.to_owned());
-        let bare = self.addresses(&place, &wanted, &there) || fresh;
-        self.way_back(&place, addresses, bare);
-    }
-
-    /// Returns the leg as it is then.
-    fn create(&mut self, key: &str, v4: Ipv4Addr) -> LegPort {
-        let (mtu, mac) = (self.spec.mtu, mac(v4));
-        self.ops.push(Op::CreateLeg {
-            leg: key.to_owned(),
-            port: layout::port(key),
-            mtu,
-            mac,
-        });
-        LegPort {
-            link: Link {
-                mtu,
-                ..Link::default()
-            },
-            bridged: true,
-            isolated: false,
-            peer: Peer::Home(Inner {
-                ifname: LEG.to_owned(),
-                mac,
-                mtu,
-                // Unknown: a new interface takes it over from its namespace.
-                ipv6_off: true,
-                ..Inner::default()
-            }),
-        }
-    }
-
-    fn port(&mut self, key: &str, v4: Ipv4Addr, port: &LegPort) {
         let record = Record {
             key: key.to_owned(),
-            address: v4,
+            address: addresses.v4,
             netns: self.spec.legs.get(key).cloned(),
         };
-        let (mtu, alias) = (self.spec.mtu, record.to_alias());
-        let link = LinkChange {
-            mtu: (port.link.mtu != mtu).then_some(mtu),
-            quiet: !port.link.quiet,
-            bridge: (!port.bridged).then(|| layout::BRIDGE.to_owned()),
-            raise: !port.link.up,
-            alias: (port.link.alias.as_ref() != Some(&alias)).then_some(alias),
-            ..LinkChange::default()
-        };
-        // A link that becomes a port is not isolated.
-        let isolate = !port.isolated || !port.bridged;
-        if isolate || link != LinkChange::default() {
-            self.ops.push(Op::SetPort {
-                leg: key.to_owned(),
-                port: layout::port(key),
-                isolate,
-                link,
-            });
-        }
-    }
-
-    fn inner(&mut self, key: &str, addresses: LegAddresses, inner: &Inner) {
-        let (mtu, mac) = (self.spec.mtu, mac(addresses.v4));
-        let change = InnerChange {
-            mac: (inner.mac != mac).then_some(mac),
-            mtu: (inner.mtu != mtu).then_some(mtu),
-            ipv6: inner.ipv6_off && addresses.v6.is_some(),
-            raise: !inner.up,
-            ..InnerChange::default()
-        };
-        if change != InnerChange::default() {
-            let leg = key.to_owned();
-            self.ops.push(Op::SetInner { leg, change });
-        }
+        let mut wanted = BTreeSet::from([self.spec.net4(addresses.v4)]);
+        wanted.extend(addresses.v6.map(|v6| self.spec.net6(v6)));
+        let place = Place::Leg(key.to_owned());
+        let pair = self.pair(&place, addresses.v4, record.to_alias(), wanted);
+        self.way_back(key, &place, addresses, pair.bare);
     }
 
     /// What leaves from the leg's address goes back through the host, whatever the container's main
     /// table says. That also makes the kernel take what comes in by the leg for right where it checks
-    /// the way back to the sender (`rp_filter`).
-    ///
-    /// `bare`: the interface has no IPv4 routes any more.
-    fn way_back(&mut self, place: &Place, addresses: LegAddresses, bare: bool) {
-        let Place::Leg(key) = place else {
-            return;
-        };
+    /// the way back to the sender (`rp_filter`). `bare`: the interface has no IPv4 routes any more.
+    fn way_back(&mut self, key: &str, place: &Place, addresses: LegAddresses, bare: bool) {
         let Some(Container::Here { rules, routes, .. }) = self.observed.legs.get(key) else {
             return;
         };
@@ -131,8 +42,8 @@ impl Planner<'_> {
         let there: BTreeSet<Route> = routes.iter().filter(|r| !gone(r)).cloned().collect();
         let v6 = addresses
             .v6
-            .map(|v6| (IpAddr::V6(v6), IpAddr::V6(self.spec.bridge6())));
-        let v4 = (IpAddr::V4(addresses.v4), IpAddr::V4(self.spec.bridge4()));
+            .map(|v6| (IpAddr::V6(v6), IpAddr::V6(self.spec.host6())));
+        let v4 = (IpAddr::V4(addresses.v4), IpAddr::V4(self.spec.host4()));
         let (mut wanted_rules, mut wanted_routes) = (BTreeSet::new(), BTreeSet::new());
         for (from, via) in [v4].into_iter().chain(v6) {
             wanted_rules.insert(Rule {
@@ -142,16 +53,85 @@ impl Planner<'_> {
                 action: Action::Table(LEG_TABLE),
                 odd: false,
             });
+            wanted_rules.extend(self.answers(key, Family::of(from)));
             wanted_routes.insert(routing::default_route(LEG_TABLE, via, LEG));
         }
         let rules = (&wanted_rules, rules);
         routing::change(&mut self.ops, place, rules, (&wanted_routes, &there));
     }
+
+    /// See [`GatewaySpec::udp_ports`](crate::gateway::GatewaySpec::udp_ports).
+    fn answers(&self, key: &str, family: Family) -> impl Iterator<Item = Rule> {
+        let ports = self.spec.udp_ports.get(key);
+        let ranges = ports.map(ranges).unwrap_or_default();
+        let actions = [
+            (ANSWERS_NEAR, Action::Near(MAIN_TABLE)),
+            (ANSWERS_FAR, Action::Table(LEG_TABLE)),
+        ];
+        ranges.into_iter().flat_map(move |(first, last)| {
+            actions.map(|(priority, action)| Rule {
+                family,
+                priority,
+                select: Select::Answers { first, last },
+                action,
+                odd: false,
+            })
+        })
+    }
 }
 
-fn is_link_local(net: &IpNet) -> bool {
-    match net.addr() {
-        IpAddr::V4(_) => false,
-        IpAddr::V6(v6) => Ipv6Addr::is_unicast_link_local(&v6),
+/// Most ranges of ports with rules of their own: every packet of the container meets the rules one
+/// after the other.
+const RANGES_MAX: usize = 32;
+
+/// Neighbouring ports in one, so that a published range takes as many rules as a port. Where there
+/// are too many those next to each other are joined, with what is between them.
+fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for port in ports.range(1..) {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*port) => *last = *port,
+            _ => ranges.push((*port, *port)),
+        }
+    }
+    while ranges.len() > RANGES_MAX {
+        let gaps = ranges.windows(2).map(|pair| pair[1].0 - pair[0].1);
+        let Some((at, _)) = gaps.enumerate().min_by_key(|(_, gap)| *gap) else {
+            break;
+        };
+        let (_, last) = ranges.remove(at + 1);
+        ranges[at].1 = last;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_ports_are_one_range() {
+        let of = |ports: &[u16]| ranges(&ports.iter().copied().collect());
+        assert_eq!(of(&[]), []);
+        assert_eq!(of(&[0, 1]), [(1, 1)]);
+        assert_eq!(
+            of(&[53, 54, 55, 65_534, 65_535, 80]),
+            [(53, 55), (80, 80), (65_534, 65_535)]
+        );
+    }
+
+    #[test]
+    fn too_many_ranges_are_joined_where_they_are_close() {
+        let mut ports: BTreeSet<u16> = (1..=40).map(|n| n * 1000).collect();
+        ports.extend((0..100).map(|n| 45_000 + 2 * n));
+        let joined = ranges(&ports);
+        assert_eq!(joined.len(), RANGES_MAX);
+        let covered = |port: &u16| {
+            joined
+                .iter()
+                .any(|(first, last)| (first..=last).contains(&port))
+        };
+        assert!(ports.iter().all(covered));
+        assert_eq!(joined.last(), Some(&(45_000, 45_198)));
     }
 }

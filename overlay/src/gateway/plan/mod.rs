@@ -4,6 +4,7 @@ mod assign;
 mod legs;
 #[cfg(test)]
 mod model;
+mod pairs;
 mod routing;
 pub(crate) mod switches;
 #[cfg(test)]
@@ -11,14 +12,12 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
-
-use super::layout::{self, BRIDGE};
-use super::observed::{GatewayBridge, LegPort, Observed};
+use super::layout::{self, UPLINK};
+use super::observed::{Hub, HubNamespace, HubPort, Observed};
 use super::op::{Op, Place};
 use super::record::Record;
-use super::spec::{GatewaySpec, mac};
-use crate::observed::{Link, Peer};
+use super::spec::GatewaySpec;
+use crate::observed::{Bridge, Link, Peer};
 use crate::op::LinkChange;
 use crate::spec::NetnsRef;
 
@@ -33,20 +32,36 @@ pub fn plan(spec: Option<&GatewaySpec>, observed: &Observed) -> Vec<Op> {
     let Some(spec) = spec else {
         return removal(observed);
     };
+    let (empty, mut ops) = (Hub::default(), Vec::new());
+    let hub = match &observed.hub {
+        HubNamespace::Present(hub) => hub,
+        HubNamespace::Stale => {
+            ops.extend([Op::DeleteNamespace, Op::CreateNamespace]);
+            &empty
+        }
+        HubNamespace::Absent => {
+            ops.push(Op::CreateNamespace);
+            &empty
+        }
+    };
     let mut planner = Planner {
         spec,
         observed,
+        hub,
         assigned: assign(spec, observed),
-        ops: Vec::new(),
+        ops,
     };
     planner.clear_the_way();
     planner.bridge();
+    planner.host();
     planner.legs();
     planner.routing();
     planner.switches();
     planner.ops
 }
 
+/// The veths go one by one, so that the others' ends are gone when this is done; the end of a
+/// namespace is asynchronous.
 fn removal(observed: &Observed) -> Vec<Op> {
     let mut ops = Vec::new();
     let (rules, routes) = (BTreeSet::new(), BTreeSet::new());
@@ -56,17 +71,23 @@ fn removal(observed: &Observed) -> Vec<Op> {
         (&rules, &observed.rules),
         (&routes, &observed.routes),
     );
-    for (name, port) in &observed.ports {
-        remove_port(&mut ops, name, port, &BTreeSet::new());
+    if let HubNamespace::Present(hub) = &observed.hub {
+        for (name, port) in &hub.ports {
+            remove_port(&mut ops, name, port, &BTreeSet::new());
+        }
+        let strays = hub.strays.iter().cloned();
+        ops.extend(strays.map(|name| Op::DeleteLink { name }));
     }
-    let bridge = observed.bridge.as_ref().map(|_| BRIDGE.to_owned());
-    let names = observed.strays.iter().cloned().chain(bridge);
-    ops.extend(names.map(|name| Op::DeleteLink { name }));
+    if observed.hub != HubNamespace::Absent {
+        ops.push(Op::DeleteNamespace);
+    }
+    let strays = observed.strays.iter().cloned();
+    ops.extend(strays.map(|name| Op::DeleteHostLink { name }));
     ops
 }
 
 /// The rules of a container that keeps a leg are seen to with the leg.
-fn remove_port(ops: &mut Vec<Op>, name: &str, port: &LegPort, keep: &BTreeSet<&NetnsRef>) {
+fn remove_port(ops: &mut Vec<Op>, name: &str, port: &HubPort, keep: &BTreeSet<&NetnsRef>) {
     let record = port.link.alias.as_deref().and_then(Record::from_alias);
     let netns = record.and_then(|record| record.netns);
     let clear = netns.filter(|netns| !keep.contains(netns));
@@ -79,99 +100,82 @@ fn remove_port(ops: &mut Vec<Op>, name: &str, port: &LegPort, keep: &BTreeSet<&N
 struct Planner<'a> {
     spec: &'a GatewaySpec,
     observed: &'a Observed,
+    hub: &'a Hub,
     assigned: Assigned,
     ops: Vec<Op>,
 }
 
 impl<'a> Planner<'a> {
     fn clear_the_way(&mut self) {
-        let strays = self.observed.strays.iter();
+        if !self.hub.tuned {
+            self.ops.push(Op::Tune);
+        }
+        let in_host = self.observed.strays.iter().cloned();
         self.ops
-            .extend(strays.map(|name| Op::DeleteLink { name: name.clone() }));
-        let stay: BTreeSet<String> = self
-            .spec
-            .legs
-            .keys()
-            .filter(|key| self.kept(key).is_some())
-            .map(|key| layout::port(key))
+            .extend(in_host.map(|name| Op::DeleteHostLink { name }));
+        let strays = self.hub.strays.iter().cloned();
+        self.ops.extend(strays.map(|name| Op::DeleteLink { name }));
+        let legs = self.spec.legs.keys().cloned().map(Place::Leg);
+        let stay: BTreeSet<String> = legs
+            .chain([Place::Host])
+            .filter(|place| self.kept(place).is_some())
+            .map(|place| place.port())
             .collect();
         let containers = self.spec.legs.values().collect();
-        for (name, port) in &self.observed.ports {
+        for (name, port) in &self.hub.ports {
             if !stay.contains(name) {
                 remove_port(&mut self.ops, name, port, &containers);
             }
         }
     }
 
-    /// The host's end of a leg, if it stays.
-    fn kept(&self, key: &str) -> Option<&'a LegPort> {
-        let port = self.observed.ports.get(&layout::port(key))?;
-        let right = matches!(&port.peer, Peer::Home(inner) if inner.ifname == layout::LEG);
-        // What cannot be worked on stays as it is.
-        (right || self.assigned.failed.contains_key(key))
-            .then_some(port)
-            .filter(|_| !self.assigned.gone.contains(key))
+    /// The hub's end of a pair, if it stays.
+    fn kept(&self, place: &Place) -> Option<&'a HubPort> {
+        let port = self.hub.ports.get(&place.port())?;
+        let right = matches!(&port.peer, Peer::Home(inner) if inner.ifname == place.ifname());
+        let stays = match place {
+            Place::Host => right,
+            Place::Leg(key) if self.assigned.gone.contains(key) => false,
+            // What cannot be worked on stays as it is.
+            Place::Leg(key) => right || self.assigned.failed.contains_key(key),
+        };
+        stays.then_some(port)
     }
 
     fn bridge(&mut self) {
-        let (mtu, mac) = (self.spec.mtu, mac(self.spec.bridge4()));
-        let fresh = GatewayBridge {
+        let mtu = self.spec.mtu;
+        let fresh = Bridge {
             link: Link {
                 mtu,
                 ..Link::default()
             },
-            mac,
             plain: true,
-            addresses: BTreeSet::new(),
         };
-        let bridge = self.observed.bridge.as_ref().unwrap_or_else(|| {
-            self.ops.push(Op::CreateBridge { mtu, mac });
+        let bridge = self.hub.bridge.as_ref().unwrap_or_else(|| {
+            self.ops.push(Op::CreateBridge { mtu });
             &fresh
         });
         if !bridge.plain {
             self.ops.push(Op::SimplifyBridge);
         }
-        let link = LinkChange {
+        let change = LinkChange {
             mtu: (bridge.link.mtu != mtu).then_some(mtu),
-            // It is given its link-local address.
             quiet: !bridge.link.quiet,
             raise: !bridge.link.up,
             ..LinkChange::default()
         };
-        let mac = (bridge.mac != mac).then_some(mac);
-        if mac.is_some() || link != LinkChange::default() {
-            self.ops.push(Op::SetBridge { mac, link });
+        if change != LinkChange::default() {
+            self.ops.push(Op::SetBridge { change });
         }
-        self.turn_ipv6_on(BRIDGE);
-        let mut wanted = BTreeSet::from([self.spec.net4(self.spec.bridge4())]);
-        if self.observed.ipv6 {
-            wanted.extend([self.spec.net6(self.spec.bridge6()), layout::link_local()]);
-        }
-        self.addresses(&Place::Host, &wanted, &bridge.addresses);
     }
 
-    /// Returns whether IPv4 addresses were taken away. The first of an IPv4 network takes the others of
-    /// it along, and with the last one go the interface's routes; so what is wanted is added again.
-    fn addresses(
-        &mut self,
-        place: &Place,
-        wanted: &BTreeSet<IpNet>,
-        there: &BTreeSet<IpNet>,
-    ) -> bool {
-        let unwanted: Vec<IpNet> = there.difference(wanted).copied().collect();
-        let disturbed = unwanted.iter().any(|net| net.addr().is_ipv4());
-        self.ops
-            .extend(unwanted.into_iter().map(|address| Op::RemoveAddress {
-                place: place.clone(),
-                address,
-            }));
-        let missing = wanted
-            .iter()
-            .filter(|net| !there.contains(*net) || (disturbed && net.addr().is_ipv4()));
-        self.ops.extend(missing.map(|address| Op::AddAddress {
-            place: place.clone(),
-            address: *address,
-        }));
-        disturbed
+    /// The host's own interface.
+    fn host(&mut self) {
+        let mut addresses = BTreeSet::from([self.spec.net4(self.spec.host4())]);
+        if self.observed.ipv6 {
+            addresses.extend([self.spec.net6(self.spec.host6()), layout::link_local()]);
+        }
+        let alias = format!("weft-gw:{UPLINK}");
+        self.pair(&Place::Host, self.spec.host4(), alias, addresses);
     }
 }

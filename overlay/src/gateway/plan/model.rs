@@ -5,75 +5,52 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use crate::gateway::layout::{self, BRIDGE, LEG};
-use crate::gateway::observed::{Container, GatewayBridge, LegPort, Observed, Route, Rule};
+use crate::gateway::layout;
+use crate::gateway::observed::{Container, Hub, HubNamespace, HubPort, Observed, Route, Rule};
 use crate::gateway::op::{Op, Place};
 use crate::gateway::plan::switches::FORWARD6;
 use crate::gateway::record::Record;
-use crate::observed::{Inner, Link, Peer};
+use crate::observed::{Bridge, Inner, Link, Peer};
 use crate::op::LinkChange;
 
 pub(super) fn apply(kernel: &mut Observed, op: &Op) {
     match op {
+        Op::DeleteHostLink { name } => assert!(kernel.strays.remove(name), "{op}"),
+        Op::CreateNamespace => {
+            assert_eq!(kernel.hub, HubNamespace::Absent);
+            kernel.hub = HubNamespace::Present(Box::default());
+        }
+        Op::DeleteNamespace => {
+            assert_ne!(kernel.hub, HubNamespace::Absent);
+            kernel.hub = HubNamespace::Absent;
+        }
+        Op::Tune => hub(kernel).tuned = true,
         Op::DeleteLink { name } => delete(kernel, name),
         // Which containers are meant is known from outside only.
         Op::ClearContainer { .. } => {}
-        Op::CreateBridge { mtu, mac } => {
-            assert!(
-                kernel.bridge.is_none() && !kernel.strays.contains(BRIDGE),
-                "{op}"
-            );
-            kernel.bridge = Some(GatewayBridge {
+        Op::CreateBridge { mtu } => {
+            let hub = hub(kernel);
+            assert!(hub.bridge.is_none() && !hub.strays.contains("br0"), "{op}");
+            hub.bridge = Some(Bridge {
                 link: down(*mtu),
-                mac: *mac,
                 plain: true,
-                addresses: BTreeSet::new(),
             });
         }
-        Op::SimplifyBridge => bridge(kernel).plain = true,
-        Op::SetBridge { mac, link } => {
-            let bridge = bridge(kernel);
-            bridge.mac = mac.unwrap_or(bridge.mac);
-            set_link(&mut bridge.link, link);
+        Op::SimplifyBridge => hub(kernel).bridge.as_mut().expect("the bridge").plain = true,
+        Op::SetBridge { change } => {
+            let bridge = hub(kernel).bridge.as_mut().expect("the bridge");
+            set_link(&mut bridge.link, change);
         }
-        Op::CreateLeg {
-            leg,
-            port,
-            mtu,
-            mac,
-        } => {
-            assert!(
-                kernel.bridge.is_some() && *port == layout::port(leg),
-                "{op}"
-            );
-            assert!(!kernel.strays.contains(port), "{op}: in the way");
-            let here = kernel.legs.get(leg);
-            assert!(
-                matches!(here, Some(Container::Here { taken: false, .. })),
-                "{op}: {here:?}"
-            );
-            let made = LegPort {
-                link: down(*mtu),
-                bridged: true,
-                isolated: false,
-                peer: Peer::Home(Inner {
-                    ifname: LEG.to_owned(),
-                    mac: *mac,
-                    mtu: *mtu,
-                    ipv6_off: true,
-                    ..Inner::default()
-                }),
-            };
-            assert_eq!(kernel.ports.insert(port.clone(), made), None, "{op}");
-        }
+        Op::CreatePair { .. } => create(kernel, op),
         Op::SetPort {
             port,
             isolate,
             link,
             ..
         } => {
-            assert!(kernel.bridge.is_some(), "{op}");
-            let port = kernel.ports.get_mut(port).expect("the port");
+            let hub = hub(kernel);
+            assert!(hub.bridge.is_some(), "{op}");
+            let port = hub.ports.get_mut(port).expect("the port");
             if link.bridge.is_some() {
                 (port.bridged, port.isolated) = (true, false);
             }
@@ -81,23 +58,28 @@ pub(super) fn apply(kernel: &mut Observed, op: &Op) {
             port.isolated |= isolate;
             set_link(&mut port.link, link);
         }
-        Op::SetInner { leg, change } => {
-            let inner = inner(kernel, leg);
+        Op::SetInner { place, change } => {
+            let inner = inner(kernel, place);
             inner.mac = change.mac.unwrap_or(inner.mac);
             inner.mtu = change.mtu.unwrap_or(inner.mtu);
             inner.ipv6_off &= !change.ipv6;
             inner.up |= change.raise;
         }
         Op::AddAddress { place, address } => {
-            if let Place::Leg(leg) = place {
-                let v6 = address.addr().is_ipv6();
-                assert!(!v6 || !inner(kernel, leg).ipv6_off, "{op}: no IPv6");
-            }
-            addresses(kernel, place).insert(*address);
+            let inner = inner(kernel, place);
+            assert!(address.addr().is_ipv4() || !inner.ipv6_off, "{op}: no IPv6");
+            inner.addresses.insert(*address);
         }
         Op::RemoveAddress { place, address } => remove_address(kernel, op, place, address),
         Op::SetSwitch { name, value } => set_switch(kernel, name, value),
         routing => route(kernel, routing),
+    }
+}
+
+fn hub(kernel: &mut Observed) -> &mut Hub {
+    match &mut kernel.hub {
+        HubNamespace::Present(hub) => hub,
+        other => panic!("no hub: {other:?}"),
     }
 }
 
@@ -108,10 +90,6 @@ fn down(mtu: u32) -> Link {
     }
 }
 
-fn bridge(kernel: &mut Observed) -> &mut GatewayBridge {
-    kernel.bridge.as_mut().expect("the bridge")
-}
-
 fn set_link(link: &mut Link, change: &LinkChange) {
     link.mtu = change.mtu.unwrap_or(link.mtu);
     link.alias = change.alias.clone().or(link.alias.take());
@@ -119,63 +97,95 @@ fn set_link(link: &mut Link, change: &LinkChange) {
     link.up |= change.raise;
 }
 
-fn inner<'a>(kernel: &'a mut Observed, leg: &str) -> &'a mut Inner {
-    let port = kernel.ports.get_mut(&layout::port(leg)).expect("a port");
-    match &mut port.peer {
-        Peer::Home(inner) => inner,
-        Peer::Elsewhere => panic!("{leg} is not at home"),
+fn create(kernel: &mut Observed, op: &Op) {
+    let Op::CreatePair {
+        place,
+        port,
+        mtu,
+        mac,
+    } = op
+    else {
+        panic!("{op}");
+    };
+    match place {
+        Place::Host => assert!(!kernel.strays.contains(layout::HOST_END), "{op}"),
+        Place::Leg(leg) => {
+            let here = kernel.legs.get(leg);
+            let free = matches!(here, Some(Container::Here { taken: false, .. }));
+            assert!(free, "{op}: {here:?}");
+        }
     }
+    let hub = hub(kernel);
+    assert!(hub.bridge.is_some() && *port == place.port(), "{op}");
+    assert!(!hub.strays.contains(port), "{op}: in the way");
+    let made = HubPort {
+        link: down(*mtu),
+        bridged: true,
+        isolated: false,
+        peer: Peer::Home(Inner {
+            ifname: place.ifname().to_owned(),
+            mac: *mac,
+            mtu: *mtu,
+            ipv6_off: true,
+            ..Inner::default()
+        }),
+    };
+    assert_eq!(hub.ports.insert(port.clone(), made), None, "{op}");
 }
 
-fn addresses<'a>(kernel: &'a mut Observed, place: &Place) -> &'a mut BTreeSet<IpNet> {
-    match place {
-        Place::Host => &mut bridge(kernel).addresses,
-        Place::Leg(leg) => &mut inner(kernel, leg).addresses,
+fn inner<'a>(kernel: &'a mut Observed, place: &Place) -> &'a mut Inner {
+    let port = hub(kernel).ports.get_mut(&place.port()).expect("a port");
+    match &mut port.peer {
+        Peer::Home(inner) => inner,
+        Peer::Elsewhere => panic!("{place} is not at home"),
     }
 }
 
 /// As the worst of kernels: with any IPv4 address go all others, and with them the routes.
 fn remove_address(kernel: &mut Observed, op: &Op, place: &Place, address: &IpNet) {
-    let there = addresses(kernel, place);
+    let there = &mut inner(kernel, place).addresses;
     // It may have gone with another one.
     assert!(there.remove(address) || address.addr().is_ipv4(), "{op}");
     if address.addr().is_ipv4() {
         there.retain(|net| net.addr().is_ipv6());
-        if let Place::Leg(leg) = place {
-            let (_, routes) = container(kernel, leg);
-            routes.retain(|route| {
-                route.destination.addr().is_ipv6() || route.device.as_deref() != Some(LEG)
-            });
-        }
+        let (_, routes) = routing(kernel, place);
+        routes.retain(|route| {
+            let ours = route.device.as_deref() == Some(place.ifname());
+            route.destination.addr().is_ipv6() || !ours
+        });
     }
 }
 
-fn container<'a>(
+fn routing<'a>(
     kernel: &'a mut Observed,
-    leg: &str,
+    place: &Place,
 ) -> (&'a mut BTreeSet<Rule>, &'a mut BTreeSet<Route>) {
-    match kernel.legs.get_mut(leg) {
-        Some(Container::Here { rules, routes, .. }) => (rules, routes),
-        other => panic!("{leg}: {other:?}"),
+    match place {
+        Place::Host => (&mut kernel.rules, &mut kernel.routes),
+        Place::Leg(leg) => match kernel.legs.get_mut(leg) {
+            Some(Container::Here { rules, routes, .. }) => (rules, routes),
+            other => panic!("{leg}: {other:?}"),
+        },
     }
 }
 
 fn delete(kernel: &mut Observed, name: &str) {
-    let stray = kernel.strays.remove(name);
-    let bridge = name == BRIDGE && kernel.bridge.take().is_some();
-    let port = kernel.ports.remove(name);
-    assert!(stray || bridge || port.is_some(), "{name} is not there");
-    if bridge {
-        for port in kernel.ports.values_mut() {
-            (port.bridged, port.isolated) = (false, false);
-        }
+    let hub = hub(kernel);
+    let stray = hub.strays.remove(name);
+    let port = hub.ports.remove(name);
+    assert!(stray || port.is_some(), "{name} is not there");
+    if !matches!(port.map(|port| port.peer), Some(Peer::Home(_))) {
+        return;
     }
-    let home = matches!(port.map(|port| port.peer), Some(Peer::Home(_)));
-    for (leg, container) in kernel.legs.iter_mut().filter(|_| home) {
-        if let Container::Here { routes, .. } = container
-            && layout::port(leg) == name
-        {
-            routes.retain(|route| route.device.as_deref() != Some(LEG));
+    let here = kernel
+        .legs
+        .iter()
+        .filter(|(_, c)| matches!(c, Container::Here { .. }));
+    let legs = here.map(|(leg, _)| Place::Leg(leg.clone()));
+    for place in legs.chain([Place::Host]).collect::<Vec<_>>() {
+        if place.port() == name {
+            let (_, routes) = routing(kernel, &place);
+            routes.retain(|route| route.device.as_deref() != Some(place.ifname()));
         }
     }
 }
@@ -194,17 +204,9 @@ fn set_switch(kernel: &mut Observed, name: &str, value: &str) {
 }
 
 fn route(kernel: &mut Observed, op: &Op) {
+    let place = op.place().expect("a change of routing has a place");
     let mesh = kernel.mesh;
-    let (rules, routes) = match op {
-        Op::SetRoute { place, .. }
-        | Op::RemoveRoute { place, .. }
-        | Op::AddRule { place, .. }
-        | Op::RemoveRule { place, .. } => match place {
-            Place::Host => (&mut kernel.rules, &mut kernel.routes),
-            Place::Leg(leg) => container(kernel, leg),
-        },
-        other => panic!("not a change of routing: {other}"),
-    };
+    let (rules, routes) = routing(kernel, place);
     let same = |one: &Route, other: &Route| {
         (one.table, one.destination, one.metric) == (other.table, other.destination, other.metric)
     };
@@ -214,7 +216,8 @@ fn route(kernel: &mut Observed, op: &Op) {
             route,
             replace,
         } => {
-            assert!(*place != Place::Host || mesh, "{op}: no interface");
+            let there = mesh || route.device.as_deref() == Some(place.ifname());
+            assert!(there, "{op}: no interface");
             let old: Vec<Route> = routes
                 .iter()
                 .filter(|old| same(old, route))
@@ -231,8 +234,8 @@ fn route(kernel: &mut Observed, op: &Op) {
     }
 }
 
-/// The address that the alias of a leg's port says.
-pub(super) fn recorded(kernel: &Observed, leg: &str) -> Option<Record> {
-    let port = kernel.ports.get(&layout::port(leg))?;
+/// What the alias of a leg's port says.
+pub(super) fn recorded(kernel: &mut Observed, leg: &str) -> Option<Record> {
+    let port = hub(kernel).ports.get(&layout::port(leg))?;
     port.link.alias.as_deref().and_then(Record::from_alias)
 }

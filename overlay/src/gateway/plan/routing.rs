@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::Planner;
 use crate::gateway::layout::{
-    MARK_MASK, MARK_SHIFT, RULES_DIGIT1, RULES_DIGIT2, RULES_END, RULES_GATE, RULES_NODES, table,
+    HOST_END, LOCAL_TABLE, MARK_MASK, MARK_SHIFT, RULES_DIGIT1, RULES_DIGIT2, RULES_END,
+    RULES_GATE, RULES_NODES, table,
 };
 use crate::gateway::observed::{Action, Family, Route, Rule, Select};
 use crate::gateway::op::{Op, Place};
@@ -15,9 +16,20 @@ const METRIC6: u32 = 1024;
 
 impl Planner<'_> {
     /// Sends back by the node that they came in by what is marked with its number.
+    ///
+    /// And takes in what is for ::1 once its translation is undone: the kernel looks for a way to ::1
+    /// that is on the interface that a packet came in by, and the host's own is on `lo`. What comes
+    /// in for ::1 in clear it drops before that.
     pub(super) fn routing(&mut self) {
         let (mut rules, mut routes) = (BTreeSet::new(), BTreeSet::new());
         let mesh = self.spec.mesh.as_ref().filter(|_| self.observed.mesh);
+        if self.observed.ipv6 {
+            let devices = [HOST_END]
+                .into_iter()
+                .chain(mesh.map(|mesh| mesh.ifname.as_str()));
+            // Two to one destination differ in their metrics. That of `lo` is 0.
+            routes.extend(devices.zip(METRIC6..).map(localhost));
+        }
         for (node, entry) in mesh.iter().flat_map(|mesh| &mesh.entries) {
             let v4 = entry.via4.map(IpAddr::V4);
             let v6 = entry.via6.map(IpAddr::V6).filter(|_| self.observed.ipv6);
@@ -48,6 +60,19 @@ pub(super) fn default_route(table: u32, via: IpAddr, device: &str) -> Route {
         metric,
         via: Some(via),
         device: Some(device.to_owned()),
+        local: false,
+        odd: false,
+    }
+}
+
+pub(super) fn localhost((device, metric): (&str, u32)) -> Route {
+    Route {
+        table: LOCAL_TABLE,
+        destination: IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+        metric,
+        via: None,
+        device: Some(device.to_owned()),
+        local: true,
         odd: false,
     }
 }

@@ -1,5 +1,5 @@
 use super::Planner;
-use crate::gateway::layout::BRIDGE;
+use crate::gateway::layout::HOST_END;
 use crate::gateway::observed::Observed;
 use crate::gateway::op::Op;
 
@@ -22,14 +22,14 @@ pub(crate) fn forwards6(observed: &Observed) -> bool {
 /// Names of the switches that matter, below `/proc/sys/net`.
 pub(crate) fn names(mesh: Option<&str>) -> Vec<String> {
     let mut names: Vec<String> = [FORWARD4, FORWARD6].map(str::to_owned).into();
-    for scope in ["all", "default", BRIDGE].into_iter().chain(mesh) {
+    for scope in ["all", "default", HOST_END].into_iter().chain(mesh) {
         names.push(format!("ipv4/conf/{scope}/rp_filter"));
     }
-    for device in [BRIDGE].into_iter().chain(mesh) {
+    for device in [HOST_END].into_iter().chain(mesh) {
         for name in ["forwarding", "route_localnet"] {
             names.push(format!("ipv4/conf/{device}/{name}"));
         }
-        for name in ["forwarding", "accept_ra", "disable_ipv6"] {
+        for name in ["forwarding", "accept_ra"] {
             names.push(format!("ipv6/conf/{device}/{name}"));
         }
     }
@@ -44,7 +44,7 @@ impl Planner<'_> {
         self.switch(FORWARD4, ON);
         self.forward6();
         let mesh = self.spec.mesh.as_ref().filter(|_| self.observed.mesh);
-        let devices = [BRIDGE]
+        let devices = [HOST_END]
             .into_iter()
             .chain(mesh.map(|mesh| mesh.ifname.as_str()));
         for device in devices {
@@ -57,7 +57,8 @@ impl Planner<'_> {
         self.switch(&format!("ipv4/conf/{device}/forwarding"), ON);
         // A program of the host that speaks to a published port of 127.0.0.1 is sent out by this device,
         // and the answer comes in for 127.0.0.1 again once its translation is undone. Whoever does that
-        // translation must drop what is for 127.0.0.0/8 in clear: this opens it to the other side.
+        // translation must drop what is for 127.0.0.0/8 in clear: this opens it to the other side. For
+        // ::1 it takes a route, see `Planner::routing`.
         self.switch(&format!("ipv4/conf/{device}/route_localnet"), ON);
         self.source_check(device);
         if self.observed.ipv6 {
@@ -99,13 +100,6 @@ impl Planner<'_> {
             });
         }
         self.switch(FORWARD6, ON);
-    }
-
-    /// A new interface takes over from its namespace whether it has IPv6.
-    pub(super) fn turn_ipv6_on(&mut self, device: &str) {
-        if self.observed.ipv6 {
-            self.switch(&format!("ipv6/conf/{device}/disable_ipv6"), OFF);
-        }
     }
 
     fn switch(&mut self, name: &str, value: &'static str) {

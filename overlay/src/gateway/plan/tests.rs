@@ -1,288 +1,21 @@
+mod any;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use proptest::collection::{btree_map, btree_set};
-use proptest::option;
+use proptest::collection::btree_set;
 use proptest::prelude::*;
 
+use self::any::{MESH, any_observed, any_spec, home, netns, present, v4};
 use super::model::{apply, recorded};
 use super::{assign, plan};
-use crate::gateway::layout::{self, BRIDGE, LEG, LEG_TABLE, MARK_MASK, NODE_MAX, RULES_END, mark};
+use crate::gateway::layout::{self, HOST_END, LEG, LEG_TABLE, NODE_MAX, UPLINK, mark};
 use crate::gateway::observed::*;
 use crate::gateway::op::Op;
-use crate::gateway::record::Record;
 use crate::gateway::spec::*;
-use crate::observed::{Inner, Link, Peer};
+use crate::observed::Peer;
 use crate::spec::{Mac, NetnsRef};
-
-const MESH: &str = "wf-ingress";
-
-fn netns(n: u64) -> NetnsRef {
-    NetnsRef {
-        path: format!("/run/{n}").into(),
-        device: 4,
-        inode: n,
-    }
-}
-
-fn key(n: u8) -> String {
-    format!("leg{n}")
-}
-
-fn v4(n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(192, 168, 240, n)
-}
-
-fn v6(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-// Small ranges, so that what is wanted and what is there meet often.
-fn any_key() -> impl Strategy<Value = String> {
-    (1u8..6).prop_map(key)
-}
-
-fn any_mtu() -> impl Strategy<Value = u32> {
-    prop_oneof![Just(1450u32), Just(1400)]
-}
-
-fn any_mac() -> impl Strategy<Value = Mac> {
-    (1u8..6).prop_map(|n| mac(v4(n)))
-}
-
-fn any_net() -> impl Strategy<Value = IpNet> {
-    let address = prop_oneof![
-        4 => (0u8..9).prop_map(|n| IpAddr::V4(v4(n))),
-        1 => Just(IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9))),
-        2 => (1u8..6).prop_map(|n| v6(&format!("fd77:6566:7400::{n:x}"))),
-        1 => Just(v6("fe80::1")),
-        1 => Just(v6("fe80::5")),
-    ];
-    address.prop_map(|address| {
-        let length = if address.is_ipv4() { 29 } else { 64 };
-        IpNet::new(address, length).unwrap()
-    })
-}
-
-prop_compose! {
-    fn any_mesh()(entries in btree_map(prop_oneof![1u16..5, Just(0x123), Just(NODE_MAX)],
-                                       (option::weighted(0.8, 2u8..6), any::<bool>()), 0..5))
-        -> MeshSpec {
-        let entries = entries.into_iter().map(|(node, (four, six))| {
-            let via4 = four.map(|n| Ipv4Addr::new(10, 0, 0, n));
-            let via6 = six.then(|| "fd77:6566:7401::5".parse().unwrap());
-            (node, MeshEntry { via4, via6 })
-        });
-        MeshSpec { ifname: MESH.to_owned(), entries: entries.collect() }
-    }
-}
-
-prop_compose! {
-    // Six addresses for legs at most, and up to five legs: a /29; with a /30 there is one.
-    fn any_spec()(prefix in prop_oneof![4 => Just(29u8), 1 => Just(30)], mtu in any_mtu(),
-                  legs in btree_map(any_key(), 1u64..8, 0..5),
-                  mesh in option::weighted(0.7, any_mesh())) -> GatewaySpec {
-        GatewaySpec {
-            subnet4: ipnet::Ipv4Net::new(v4(0), prefix).unwrap(),
-            subnet6: layout::SUBNET6,
-            mtu,
-            legs: legs.into_iter().map(|(key, n)| (key, netns(n))).collect(),
-            mesh,
-        }
-    }
-}
-
-prop_compose! {
-    fn any_link()(mtu in any_mtu(), up: bool, quiet: bool,
-                  record in option::weighted(0.8, (any_key(), 0u8..9, 1u64..8))) -> Link {
-        let alias = record.map(|(key, n, netns_number)| {
-            Record { key, address: v4(n), netns: Some(netns(netns_number)) }.to_alias()
-        });
-        Link { mtu, up, quiet, alias }
-    }
-}
-
-prop_compose! {
-    fn any_bridge()(link in any_link(), mac in any_mac(), plain: bool,
-                    addresses in btree_set(any_net(), 0..4)) -> GatewayBridge {
-        GatewayBridge { link, mac, plain, addresses }
-    }
-}
-
-prop_compose! {
-    fn any_port()(link in any_link(), bridged: bool, isolated: bool,
-                  home in option::weighted(0.8, any_inner())) -> LegPort {
-        let peer = home.map_or(Peer::Elsewhere, Peer::Home);
-        LegPort { link, bridged, isolated: isolated && bridged, peer }
-    }
-}
-
-prop_compose! {
-    fn any_inner()(named in prop::bool::weighted(0.9), mac in any_mac(), mtu in any_mtu(), up: bool,
-                   ipv6_off: bool, addresses in btree_set(any_net(), 0..4)) -> Inner {
-        let addresses =
-            addresses.into_iter().filter(|net| net.addr().is_ipv4() || !ipv6_off).collect();
-        let ifname = if named { LEG } else { "eth9" }.to_owned();
-        Inner { ifname, mac, mtu, up, ipv6_off, addresses, ..Inner::default() }
-    }
-}
-
-fn any_container() -> impl Strategy<Value = Container> {
-    let here = (prop::bool::weighted(0.1), any_rules(), any_routes(LEG));
-    prop_oneof![
-        6 => here.prop_map(|(taken, rules, routes)| Container::Here { taken, rules, routes }),
-        1 => Just(Container::Gone),
-        1 => Just(Container::Unusable("no".to_owned())),
-    ]
-}
-
-fn any_rules() -> impl Strategy<Value = BTreeSet<Rule>> {
-    let select = prop_oneof![
-        Just(Select::All),
-        (0u16..5).prop_map(|n| Select::Mark {
-            value: mark(n),
-            mask: MARK_MASK
-        }),
-        (2u8..6).prop_map(|n| Select::From(IpAddr::V4(v4(n)))),
-    ];
-    let action = prop_oneof![
-        Just(Action::Table(LEG_TABLE)),
-        (1u16..5).prop_map(|n| Action::Table(layout::table(n))),
-        Just(Action::Goto(RULES_END)),
-        Just(Action::Nop),
-        Just(Action::Other(6)),
-    ];
-    let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
-    let priority = prop_oneof![Just(layout::LEG_PRIORITY), Just(layout::RULES_NODES)];
-    let odd = prop::bool::weighted(0.1);
-    let rule = (family, priority, select, action, odd);
-    btree_set(
-        rule.prop_map(|(family, priority, select, action, odd)| Rule {
-            family,
-            priority,
-            select,
-            action,
-            odd,
-        }),
-        0..4,
-    )
-}
-
-fn any_routes(device: &'static str) -> impl Strategy<Value = BTreeSet<Route>> {
-    let table = prop_oneof![Just(LEG_TABLE), (1u16..5).prop_map(layout::table)];
-    let via = prop_oneof![
-        (1u8..6).prop_map(|n| IpAddr::V4(v4(n))),
-        (1u8..6).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 0, 0, n))),
-        Just(v6("fd77:6566:7400::1")),
-    ];
-    let device = prop_oneof![4 => Just(device), 1 => Just("eth9")];
-    let odd = prop::bool::weighted(0.1);
-    let route = (table, via, device, odd, any::<bool>());
-    btree_set(
-        route.prop_map(|(table, via, device, odd, metric)| Route {
-            metric: u32::from(metric),
-            odd,
-            ..super::routing::default_route(table, via, device)
-        }),
-        0..4,
-    )
-}
-
-prop_compose! {
-    fn any_switches()(all in 0u8..3, default in 0u8..3, own in option::of(0u8..3), four: bool,
-                      six: bool, local: bool) -> BTreeMap<String, String> {
-        let mut switches = BTreeMap::new();
-        let mut set = |name: &str, value: u8| switches.insert(name.to_owned(), value.to_string());
-        set("ipv4/ip_forward", four.into());
-        set("ipv6/conf/all/forwarding", six.into());
-        set("ipv4/conf/all/rp_filter", all);
-        set("ipv4/conf/default/rp_filter", default);
-        if let Some(own) = own {
-            set(&format!("ipv4/conf/{BRIDGE}/rp_filter"), own);
-            set(&format!("ipv4/conf/{BRIDGE}/route_localnet"), local.into());
-            set(&format!("ipv6/conf/{BRIDGE}/accept_ra"), own);
-            set(&format!("ipv6/conf/{BRIDGE}/disable_ipv6"), local.into());
-            set(&format!("ipv4/conf/{MESH}/rp_filter"), own);
-        }
-        switches
-    }
-}
-
-prop_compose! {
-    fn any_observed()(
-        ipv6 in prop::bool::weighted(0.9),
-        mesh in prop::bool::weighted(0.9),
-        bridge in option::weighted(0.8, any_bridge()),
-        ports in btree_map(any_key(), any_port(), 0..5),
-        strays in btree_set(prop_oneof![any_key().prop_map(|key| layout::port(&key)),
-                                        Just(BRIDGE.to_owned())], 0..2),
-        legs in btree_map(any_key(), any_container(), 5),
-        rules in any_rules(),
-        routes in any_routes(MESH),
-        switches in any_switches(),
-        listeners in btree_set(prop_oneof![Just("eth0".to_owned()), Just("eth1.5".to_owned())], 0..3),
-    ) -> Observed {
-        let ports = ports.into_iter().map(|(key, port)| (layout::port(&key), port)).collect();
-        let mut observed = Observed {
-            ipv6, bridge, ports, strays, legs, mesh, rules, routes, switches, listeners,
-        };
-        make_possible(&mut observed);
-        observed
-    }
-}
-
-/// Takes out what no kernel can show.
-fn make_possible(observed: &mut Observed) {
-    if observed.bridge.is_some() {
-        observed.strays.remove(BRIDGE);
-    }
-    observed
-        .ports
-        .retain(|name, _| !observed.strays.contains(name));
-    for port in observed
-        .ports
-        .values_mut()
-        .filter(|_| observed.bridge.is_none())
-    {
-        (port.bridged, port.isolated) = (false, false);
-    }
-    if !observed.ipv6 || observed.switches["ipv6/conf/all/forwarding"] == "1" {
-        observed.listeners.clear();
-    }
-    if !observed.ipv6 {
-        observed
-            .switches
-            .retain(|name, _| !name.starts_with("ipv6"));
-    }
-    if !observed.mesh {
-        observed
-            .routes
-            .retain(|route| route.device.as_deref() != Some(MESH));
-    }
-    for (leg, container) in &mut observed.legs {
-        let port = observed.ports.get_mut(&layout::port(leg));
-        let Container::Here { taken, routes, .. } = container else {
-            // Nothing is seen inside.
-            port.into_iter()
-                .for_each(|port| port.peer = Peer::Elsewhere);
-            continue;
-        };
-        let inner = port.and_then(|port| match &mut port.peer {
-            Peer::Home(inner) => Some(inner),
-            Peer::Elsewhere => None,
-        });
-        let named = inner.as_ref().is_some_and(|inner| inner.ifname == LEG);
-        *taken &= !named;
-        let four = inner.is_some_and(|inner| {
-            inner.up && inner.addresses.iter().any(|net| net.addr().is_ipv4())
-        });
-        routes.retain(|route| {
-            let ours = route.device.as_deref() == Some(LEG);
-            !ours || (named && (four || route.destination.addr().is_ipv6()))
-        });
-    }
-}
 
 fn settle(spec: Option<&GatewaySpec>, kernel: &mut Observed) -> Vec<Op> {
     let ops = plan(spec, kernel);
@@ -301,7 +34,7 @@ proptest! {
     ) {
         settle(Some(&spec), &mut kernel);
         prop_assert_eq!(plan(Some(&spec), &kernel), vec![]);
-        check(&spec, &kernel);
+        check(&spec, &mut kernel);
     }
 
     #[test]
@@ -314,7 +47,7 @@ proptest! {
         }
         settle(Some(&spec), &mut kernel);
         prop_assert_eq!(plan(Some(&spec), &kernel), vec![]);
-        check(&spec, &kernel);
+        check(&spec, &mut kernel);
     }
 
     #[test]
@@ -335,7 +68,7 @@ proptest! {
     #[test]
     fn without_a_spec_nothing_is_left(mut kernel in any_observed()) {
         settle(None, &mut kernel);
-        prop_assert!(kernel.bridge.is_none() && kernel.ports.is_empty(), "{kernel:?}");
+        prop_assert_eq!(&kernel.hub, &HubNamespace::Absent);
         prop_assert!(kernel.strays.is_empty() && kernel.rules.is_empty(), "{kernel:?}");
         prop_assert!(kernel.routes.is_empty(), "{kernel:?}");
         prop_assert_eq!(plan(None, &kernel), vec![]);
@@ -379,6 +112,7 @@ fn empty() -> GatewaySpec {
         subnet6: layout::SUBNET6,
         mtu: 1450,
         legs: BTreeMap::new(),
+        udp_ports: BTreeMap::new(),
         mesh: None,
     }
 }
@@ -395,7 +129,7 @@ fn walk(rules: &BTreeSet<Rule>, mark: u32) -> (Option<u32>, usize) {
         let matches = match rule.select {
             Select::All => true,
             Select::Mark { value, mask } => mark & mask == value,
-            Select::From(_) => false,
+            Select::From(_) | Select::Answers { .. } => false,
         };
         at = match rule.action {
             Action::Goto(target) if matches => {
@@ -413,20 +147,35 @@ fn walk(rules: &BTreeSet<Rule>, mark: u32) -> (Option<u32>, usize) {
 }
 
 /// Says independently of the planner what a gateway that is as wanted looks like.
-fn check(spec: &GatewaySpec, kernel: &Observed) {
-    let bridge = kernel.bridge.as_ref().unwrap();
+fn check(spec: &GatewaySpec, kernel: &mut Observed) {
+    let hub = present(kernel).clone();
+    assert!(hub.tuned && hub.strays.is_empty() && kernel.strays.is_empty());
+    let bridge = hub.bridge.as_ref().unwrap();
     assert!(bridge.link.up && bridge.link.quiet && bridge.plain && bridge.link.mtu == spec.mtu);
-    assert_eq!(bridge.mac, Mac([2, 0x42, 192, 168, 240, 1]));
     let length = spec.subnet4.prefix_len();
     let mut addresses = BTreeSet::from([IpNet::new(v4(1).into(), length).unwrap()]);
     if kernel.ipv6 {
-        addresses
-            .extend(["fd77:6566:7400::1/64", "fe80::1/64"].map(|a| a.parse::<IpNet>().unwrap()));
+        let own = ["fd77:6566:7400::1/64", "fe80::1/64"];
+        addresses.extend(own.map(|a| a.parse::<IpNet>().unwrap()));
     }
-    assert_eq!(bridge.addresses, addresses);
-    assert!(kernel.strays.is_empty());
+    let host = home(&hub, UPLINK).unwrap();
+    assert_eq!(
+        (host.mac, host.up),
+        (Mac([2, 0x42, 192, 168, 240, 1]), true)
+    );
+    assert_eq!((host.ifname.as_str(), host.mtu), (HOST_END, spec.mtu));
+    assert!(addresses.is_subset(&host.addresses), "{host:?}");
+    let others = host.addresses.difference(&addresses);
+    assert!(
+        others
+            .into_iter()
+            .all(|net| net.to_string().starts_with("fe80")),
+        "{host:?}"
+    );
+    let uplink = &hub.ports[UPLINK];
+    assert!(uplink.link.up && uplink.link.quiet && uplink.bridged);
     let assigned = assign(spec, kernel);
-    for name in kernel.ports.keys() {
+    for name in hub.ports.keys().filter(|name| *name != UPLINK) {
         let key = spec.legs.keys().find(|key| layout::port(key) == *name);
         assert!(
             key.is_some_and(|key| !assigned.gone.contains(key)),
@@ -446,17 +195,15 @@ fn check(spec: &GatewaySpec, kernel: &Observed) {
         assert!(seen.insert(addresses.v4) && spec.subnet4.contains(&addresses.v4));
         assert_ne!(addresses.v4, v4(1));
         assert_eq!(recorded(kernel, key).unwrap().address, addresses.v4);
-        check_leg(spec, kernel, key, *addresses);
+        check_leg(spec, kernel, &hub, key, *addresses);
     }
     check_routing(spec, kernel);
 }
 
-fn check_leg(spec: &GatewaySpec, kernel: &Observed, key: &str, addresses: LegAddresses) {
-    let port = &kernel.ports[&layout::port(key)];
+fn check_leg(spec: &GatewaySpec, kernel: &Observed, hub: &Hub, key: &str, addresses: LegAddresses) {
+    let port = &hub.ports[&layout::port(key)];
     assert!(port.link.up && port.link.quiet && port.bridged && port.isolated);
-    let Peer::Home(inner) = &port.peer else {
-        panic!("{port:?}");
-    };
+    let inner = home(hub, &layout::port(key)).unwrap();
     assert_eq!(
         (inner.mtu, inner.up, inner.ifname.as_str()),
         (spec.mtu, true, LEG)
@@ -476,19 +223,28 @@ fn check_leg(spec: &GatewaySpec, kernel: &Observed, key: &str, addresses: LegAdd
     let Container::Here { rules, routes, .. } = &kernel.legs[key] else {
         panic!("{key}");
     };
-    assert_eq!(
-        (rules.len(), routes.len()),
-        (wanted, wanted),
-        "{rules:?} {routes:?}"
-    );
-    for rule in rules {
-        let from = [Some(IpAddr::V4(addresses.v4)), addresses.v6.map(IpAddr::V6)];
-        assert!(
-            from.iter()
-                .flatten()
-                .any(|from| rule.select == Select::From(*from))
-        );
-        assert_eq!(rule.action, Action::Table(LEG_TABLE));
+    assert_eq!(routes.len(), wanted, "{routes:?}");
+    let from = [Some(IpAddr::V4(addresses.v4)), addresses.v6.map(IpAddr::V6)];
+    let by_source = from.iter().flatten().filter(|from| {
+        rules.iter().any(|rule| {
+            let to_leg = rule.action == Action::Table(LEG_TABLE) && rule.priority == 119;
+            to_leg && rule.select == Select::From(**from)
+        })
+    });
+    assert_eq!(by_source.count(), wanted, "{rules:?}");
+    // Each port is answered by the leg's table, after the container's own networks.
+    let ports = spec.udp_ports.get(key).cloned().unwrap_or_default();
+    for action in [Action::Near(254), Action::Table(LEG_TABLE)] {
+        let answered = rules.iter().filter(|rule| rule.action == action);
+        let answered: Vec<u16> = answered
+            .filter_map(|rule| match rule.select {
+                Select::Answers { first, last } => Some(first..=last),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        assert_eq!(answered.len(), ports.len() * wanted, "{rules:?}");
+        assert!(answered.iter().all(|port| ports.contains(port)));
     }
 }
 
@@ -502,13 +258,19 @@ fn check_routing(spec: &GatewaySpec, kernel: &Observed) {
             vias.map(|via| (layout::table(*node), via))
         })
         .collect();
-    let there: BTreeSet<(u32, IpAddr)> = kernel
-        .routes
-        .iter()
+    let local = kernel.routes.iter().filter(|route| route.local);
+    let devices: Vec<&str> = local.filter_map(|route| route.device.as_deref()).collect();
+    let expected = [HOST_END].into_iter().chain(mesh.map(|_| MESH));
+    assert_eq!(
+        devices,
+        expected.filter(|_| kernel.ipv6).collect::<Vec<_>>()
+    );
+    let by_node = || kernel.routes.iter().filter(|route| !route.local);
+    let there: BTreeSet<(u32, IpAddr)> = by_node()
         .map(|route| (route.table, route.via.unwrap()))
         .collect();
     assert_eq!(there, wanted);
-    assert_eq!(kernel.routes.len(), wanted.len());
+    assert_eq!(by_node().count(), wanted.len());
     let tables = kernel
         .rules
         .iter()
@@ -520,7 +282,7 @@ fn check_routing(spec: &GatewaySpec, kernel: &Observed) {
         value("ipv6/conf/all/forwarding"),
         kernel.ipv6.then_some("1")
     );
-    for device in [BRIDGE].into_iter().chain(mesh.map(|_| MESH)) {
+    for device in [HOST_END].into_iter().chain(mesh.map(|_| MESH)) {
         let own = value(&format!("ipv4/conf/{device}/rp_filter"));
         let own = own.or(value("ipv4/conf/default/rp_filter"));
         let strictest = value("ipv4/conf/all/rp_filter").max(own);
@@ -576,15 +338,13 @@ fn legs_get_the_lowest_free_addresses_and_both_versions_one_number() {
 fn a_leg_that_cannot_be_looked_into_keeps_its_address_reserved() {
     let (mut spec, mut kernel) = with_legs(2);
     settle(Some(&spec), &mut kernel);
-    let before = kernel.ports.clone();
+    let before = present(&kernel).ports.clone();
     let dark = "leg0000".to_owned();
     kernel
         .legs
         .insert(dark.clone(), Container::Unusable("no".to_owned()));
-    for port in kernel.ports.values_mut() {
-        if recorded_key(port) == Some(dark.clone()) {
-            port.peer = Peer::Elsewhere;
-        }
+    if let HubNamespace::Present(hub) = &mut kernel.hub {
+        hub.ports.get_mut(&layout::port(&dark)).unwrap().peer = Peer::Elsewhere;
     }
     spec.legs.insert("new".to_owned(), netns(50));
     kernel
@@ -594,12 +354,8 @@ fn a_leg_that_cannot_be_looked_into_keeps_its_address_reserved() {
     let assigned = assign(&spec, &kernel);
     assert_eq!(assigned.failed.keys().collect::<Vec<_>>(), [&dark]);
     assert_eq!(assigned.legs["new"].v4, v4(4));
-    assert!(before.keys().all(|name| kernel.ports.contains_key(name)));
-}
-
-fn recorded_key(port: &LegPort) -> Option<String> {
-    let alias = port.link.alias.as_deref();
-    alias.and_then(Record::from_alias).map(|record| record.key)
+    let after = &present(&kernel).ports;
+    assert!(before.keys().all(|name| after.contains_key(name)));
 }
 
 #[test]

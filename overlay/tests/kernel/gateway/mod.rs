@@ -1,5 +1,6 @@
 //! The gateway of a host and its legs.
 
+mod drift;
 mod life;
 mod scale;
 mod switches;
@@ -8,7 +9,10 @@ mod ways;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use weft_netns::Netns;
@@ -19,9 +23,15 @@ use crate::lab::*;
 /// A case and its name.
 type Case = (&'static str, fn());
 
-pub(crate) const CASES: [&[Case]; 4] = [life::CASES, scale::CASES, switches::CASES, ways::CASES];
+pub(crate) const CASES: [&[Case]; 5] = [
+    drift::CASES,
+    life::CASES,
+    scale::CASES,
+    switches::CASES,
+    ways::CASES,
+];
 
-const BRIDGE: &str = "weft-gw";
+const HOST_END: &str = "weft-gw";
 const LEG: &str = "wfgw";
 const MESH: &str = "wf-ingress";
 
@@ -39,6 +49,7 @@ fn spec(legs: &[(&str, &PathBuf)]) -> GatewaySpec {
         subnet6: SUBNET6,
         mtu: 1450,
         legs: legs.collect(),
+        udp_ports: BTreeMap::new(),
         mesh: None,
     }
 }
@@ -55,7 +66,12 @@ fn mesh(entries: &[(u16, &str, &str)]) -> Option<MeshSpec> {
 }
 
 fn gateway(host: &Host) -> Gateway {
-    Gateway::open_in(Netns::open(&host.netns).unwrap())
+    Gateway::open_in(Netns::open(&host.netns).unwrap(), hub(host))
+}
+
+/// Where the hub's namespace is.
+fn hub(host: &Host) -> PathBuf {
+    host.netns.with_extension("hub")
 }
 
 async fn apply(host: &Host, spec: Option<&GatewaySpec>) -> GatewayReport {
@@ -96,6 +112,78 @@ impl Server {
         let (_, client) = self.listener.accept().unwrap();
         client.ip().to_canonical()
     }
+}
+
+/// Says back what it is told by UDP, on all addresses of one IP version.
+struct UdpServer {
+    port: u16,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    fn start(netns: &Path, any: IpAddr) -> Self {
+        let netns = Netns::open(netns).unwrap();
+        let socket = netns.udp(SocketAddr::new(any, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                    // There may be no way back.
+                    let _sent = socket.send_to(&buffer[..length], client);
+                }
+            }
+        });
+        Self {
+            port,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Whether what is said by UDP is answered from there within `patience`.
+fn is_answered(netns: &Path, to: (IpAddr, u16), patience: Duration) -> bool {
+    let netns = Netns::open(netns).unwrap();
+    let any: IpAddr = if to.0.is_ipv4() {
+        v4("0.0.0.0")
+    } else {
+        v4("::")
+    };
+    let socket = netns.udp(SocketAddr::new(any, 0)).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    netns.run(|| socket.connect(to)).unwrap().unwrap();
+    let deadline = Instant::now() + patience;
+    let mut buffer = [0; 64];
+    while Instant::now() < deadline {
+        // Refused where an earlier one met nobody.
+        let _sent = socket.send(b"hello");
+        if socket.recv(&mut buffer).is_ok() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a connection comes about, from this address if one is given.

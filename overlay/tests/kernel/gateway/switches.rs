@@ -7,7 +7,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 
 use super::*;
 
-pub(super) const CASES: &[(&str, fn())] = &[
+pub(super) const CASES: &[Case] = &[
     (
         "a_host_keeps_its_router_when_it_begins_to_forward",
         router_kept,
@@ -67,7 +67,7 @@ fn router_kept() {
                 accept("u0"),
                 accept("deaf"),
                 accept("default"),
-                accept(BRIDGE)
+                accept(HOST_END)
             ],
             ["2", "0", "1", "0"]
         );
@@ -90,16 +90,22 @@ fn only_when_needed() {
         }
         settle(&hosts[0], Some(&spec(&[]))).await;
         let check = |scope: &str| switch(host, &format!("ipv4/conf/{scope}/rp_filter"));
-        assert_eq!([check("all"), check(BRIDGE), check("u0")], ["0", "0", "0"]);
+        assert_eq!(
+            [check("all"), check(HOST_END), check("u0")],
+            ["0", "0", "0"]
+        );
         assert_eq!(switch(host, "ipv4/ip_forward"), "1");
         assert_eq!(
-            switch(host, &format!("ipv4/conf/{BRIDGE}/route_localnet")),
+            switch(host, &format!("ipv4/conf/{HOST_END}/route_localnet")),
             "1"
         );
         assert_eq!(switch(host, "ipv4/conf/u0/route_localnet"), "0");
         set_switch(host, "ipv4/conf/all/rp_filter", "1");
         assert_eq!(settle(&hosts[0], Some(&spec(&[]))).await.ops, 1);
-        assert_eq!([check("all"), check(BRIDGE), check("u0")], ["1", "2", "0"]);
+        assert_eq!(
+            [check("all"), check(HOST_END), check("u0")],
+            ["1", "2", "0"]
+        );
         // They stay when the gateway goes: others may have come to rely on them.
         settle(&hosts[0], None).await;
         assert_eq!(switch(host, "ipv4/ip_forward"), "1");

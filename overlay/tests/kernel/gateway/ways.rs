@@ -1,10 +1,12 @@
 //! Which way packets go.
 
+use std::path::PathBuf;
+
 use weft_overlay::gateway::{GatewaySpec, mark};
 
 use super::*;
 
-pub(super) const CASES: &[(&str, fn())] = &[
+pub(super) const CASES: &[Case] = &[
     (
         "replies_leave_by_the_leg_whatever_the_main_table_says",
         replies_by_the_leg,
@@ -14,38 +16,64 @@ pub(super) const CASES: &[(&str, fn())] = &[
         "what_came_in_by_another_node_goes_back_by_it",
         back_by_the_entry,
     ),
+    (
+        "the_host_and_containers_reach_a_container_through_the_host",
+        through_the_host,
+    ),
+    (
+        "a_server_that_leaves_the_source_to_the_kernel_answers_by_the_leg",
+        answers,
+    ),
 ];
 
-/// A container that has a network of its own with a default route, and checks where packets come from.
+/// A container that has a network of its own with a default route, which leads nowhere, and checks where
+/// packets come from. On the same network is a neighbour.
+fn with_own_network(lab: &Lab) -> [PathBuf; 2] {
+    let (container, neighbour) = (lab.namespace("c1"), lab.namespace("r1"));
+    let own = format!(
+        "ip link add eth0 type veth peer name eth0 netns {}",
+        neighbour.display()
+    );
+    sh(&container, &own);
+    for (netns, n) in [(&container, 2), (&neighbour, 1)] {
+        sh(
+            netns,
+            &format!("ip addr add 172.17.0.{n}/24 dev eth0; ip link set eth0 up"),
+        );
+        sh(netns, &format!("ip addr add fd17::{n}/64 dev eth0 nodad"));
+    }
+    sh(
+        &container,
+        "ip route add default via 172.17.0.1; ip -6 route add default via fd17::1",
+    );
+    for scope in ["all", "default"] {
+        set_switch(&container, &format!("ipv4/conf/{scope}/rp_filter"), "1");
+    }
+    [container, neighbour]
+}
+
+/// Two hosts of which the second knows the first's gateway: a client beyond a host that forwards.
+fn with_client(lab: &Lab) -> [Host; 2] {
+    let hosts = lab.two_hosts();
+    sh(
+        &hosts[1].netns,
+        "ip route add 192.168.240.0/20 via 198.18.0.1",
+    );
+    sh(
+        &hosts[1].netns,
+        "ip -6 route add fd77:6566:7400::/64 via fd00::1",
+    );
+    hosts
+}
+
 fn replies_by_the_leg() {
     run(async {
         let lab = Lab::new();
-        let hosts = lab.two_hosts();
-        let (host, client) = (&hosts[0], &hosts[1].netns);
-        let (container, router) = (lab.namespace("c1"), lab.namespace("r1"));
-        let own = format!(
-            "ip link add eth0 type veth peer name p0 netns {}",
-            router.display()
-        );
-        sh(&container, &own);
-        sh(
-            &container,
-            "ip addr add 172.17.0.2/24 dev eth0; ip link set eth0 up",
-        );
-        sh(
-            &container,
-            "ip addr add fd17::2/64 dev eth0 nodad; ip route add default via 172.17.0.1",
-        );
-        sh(&container, "ip -6 route add default via fd17::1 dev eth0");
-        sh(&router, "ip link set p0 up");
-        for scope in ["all", "default"] {
-            set_switch(&container, &format!("ipv4/conf/{scope}/rp_filter"), "1");
-        }
+        let [host, client] = with_client(&lab);
+        let client = &client.netns;
+        let [container, _neighbour] = with_own_network(&lab);
         let wanted = spec(&[("leg-a", &container)]);
-        let leg = settle(host, Some(&wanted)).await.legs["leg-a"];
-        // The client is beyond the host, which forwards.
-        sh(client, "ip route add 192.168.240.0/20 via 198.18.0.1");
-        sh(client, "ip -6 route add fd77:6566:7400::/64 via fd00::1");
+        let leg = settle(&host, Some(&wanted)).await.legs["leg-a"];
         let server = Server::start(&container);
         for (address, from) in [
             (IpAddr::V4(leg.v4), v4("198.18.0.2")),
@@ -57,14 +85,83 @@ fn replies_by_the_leg() {
         }
         // It is the rule that does it.
         sh(&container, "ip rule del pref 119");
-        assert!(!connects(
-            client,
-            None,
-            (leg.v4.into(), server.port()),
-            SHORT
-        ));
-        assert!(settle(host, Some(&wanted)).await.ops > 0);
-        assert!(connects(client, None, (leg.v4.into(), server.port()), LONG));
+        let to = (IpAddr::V4(leg.v4), server.port());
+        assert!(!connects(client, None, to, SHORT));
+        assert!(settle(&host, Some(&wanted)).await.ops > 0);
+        assert!(connects(client, None, to, LONG));
+    });
+}
+
+/// UDP: such a server's answer has no source yet when the kernel looks for the way.
+fn answers() {
+    run(async {
+        let lab = Lab::new();
+        let [host, client] = with_client(&lab);
+        let client = &client.netns;
+        let [container, neighbour] = with_own_network(&lab);
+        let servers = [v4("0.0.0.0"), v4("::")].map(|own| UdpServer::start(&container, own));
+        let ports = servers.iter().map(UdpServer::port).collect();
+        let mut wanted = spec(&[("leg-a", &container)]);
+        let leg = settle(&host, Some(&wanted)).await.legs["leg-a"];
+        let legs = [IpAddr::V4(leg.v4), IpAddr::V6(leg.v6.unwrap())];
+        // The container's own default route leads its answer away.
+        assert!(!is_answered(client, (legs[0], servers[0].port()), SHORT));
+        wanted.udp_ports = [("leg-a".to_owned(), ports)].into();
+        settle(&host, Some(&wanted)).await;
+        let own = [v4("172.17.0.2"), v4("fd17::2")];
+        for ((leg, own), server) in legs.into_iter().zip(own).zip(&servers) {
+            assert!(is_answered(client, (leg, server.port()), LONG), "{leg}");
+            // Who is on a network of the container's own is answered there.
+            assert!(is_answered(&neighbour, (own, server.port()), LONG), "{own}");
+        }
+    });
+}
+
+/// With the packet rules typed by hand. Where bridged packets meet them too, what is bridged in the
+/// host's namespace would not come through.
+fn through_the_host() {
+    run(async {
+        let lab = Lab::new();
+        let host = lab.host("h1");
+        let netns = &host.netns;
+        let containers = [lab.namespace("c1"), lab.namespace("c2")];
+        for (scope, switch) in [("ipv4", "iptables"), ("ipv6", "ip6tables")] {
+            let switch = format!("/proc/sys/net/bridge/bridge-nf-call-{switch}");
+            sh(
+                netns,
+                &format!("[ ! -e {switch} ] || echo 1 > {switch} # {scope}"),
+            );
+        }
+        let wanted = spec(&[("leg-a", &containers[0]), ("leg-b", &containers[1])]);
+        let leg = settle(&host, Some(&wanted)).await.legs["leg-a"];
+        let server = Server::start(&containers[0]);
+        let (four, six, port) = (leg.v4, leg.v6.unwrap(), server.port());
+        for (name, kind, hook) in [("o", "nat", "output"), ("p", "nat", "prerouting")] {
+            sh(netns, &chain(name, kind, hook));
+            let local = "fib daddr type local tcp dport 8080 dnat";
+            sh(netns, &rule(name, &format!("{local} ip to {four}:{port}")));
+            sh(
+                netns,
+                &rule(name, &format!("{local} ip6 to [{six}]:{port}")),
+            );
+        }
+        sh(netns, &chain("s", "nat", "postrouting"));
+        sh(netns, &rule("s", &format!("oifname {HOST_END} masquerade")));
+        let gateway = [v4("192.168.240.1"), v4("fd77:6566:7400::1")];
+        for (client, to) in [
+            (netns, [v4("127.0.0.1"), v4("::1")]),
+            (netns, gateway),
+            (&containers[1], gateway),
+            (&containers[0], gateway),
+        ] {
+            for (to, from) in to.into_iter().zip(gateway) {
+                assert!(
+                    connects(client, None, (to, 8080), LONG),
+                    "{to} from {client:?}"
+                );
+                assert_eq!(server.client(), from);
+            }
+        }
     });
 }
 
@@ -143,8 +240,19 @@ fn marked() {
         assert_eq!(way("203.0.113.7", mark(16)), main4);
         settle(&hosts[0], Some(&spec(&[]))).await;
         assert_eq!(sh(host, "ip rule | wc -l; ip -6 rule | wc -l"), "3\n2\n");
-        assert_eq!(sh(host, "ip route show table all proto 119"), "");
+        assert_eq!(sh(host, "ip -4 route show table all proto 119"), "");
     });
+}
+
+fn chain(table: &str, kind: &str, hook: &str) -> String {
+    format!(
+        "nft 'add table inet {table}; \
+         add chain inet {table} c {{ type {kind} hook {hook} priority 0; }}'"
+    )
+}
+
+fn rule(table: &str, rule: &str) -> String {
+    format!("nft 'add rule inet {table} c {rule}'")
 }
 
 /// The whole way with the packet rules typed by hand: a client speaks to the first host, whose only
@@ -193,14 +301,7 @@ fn back_by_the_entry() {
         let leg = settle(&hosts[1], Some(&with_leg)).await.legs["leg-a"];
         let server = Server::start(&container);
         let port = server.port();
-        let chain = |name: &str, kind: &str| {
-            format!(
-                "nft 'add table inet {name}; \
-                 add chain inet {name} p {{ type {kind} hook prerouting priority 0; }}'"
-            )
-        };
-        let rule = |table: &str, rule: &str| format!("nft 'add rule inet {table} p {rule}'");
-        sh(first, &chain("n", "nat"));
+        sh(first, &chain("n", "nat", "prerouting"));
         sh(
             first,
             &rule(
@@ -215,7 +316,7 @@ fn back_by_the_entry() {
                 "ip6 daddr 2001:db8::1 tcp dport 8080 dnat ip6 to fd11::3",
             ),
         );
-        sh(second, &chain("n", "nat"));
+        sh(second, &chain("n", "nat", "prerouting"));
         let published = format!("iifname {MESH} tcp dport 8080 dnat");
         let (four, six) = (leg.v4, leg.v6.unwrap());
         sh(
@@ -226,7 +327,7 @@ fn back_by_the_entry() {
             second,
             &rule("n", &format!("{published} ip6 to [{six}]:{port}")),
         );
-        sh(second, &chain("m", "filter"));
+        sh(second, &chain("m", "filter", "prerouting"));
         let (entry, mac) = (mark(1), mac(2));
         sh(
             second,
@@ -237,7 +338,7 @@ fn back_by_the_entry() {
         );
         sh(
             second,
-            &rule("m", &format!("iifname {BRIDGE} meta mark set ct mark")),
+            &rule("m", &format!("iifname {HOST_END} meta mark set ct mark")),
         );
         for (to, from) in [
             ("203.0.113.1", "203.0.113.2"),
