@@ -113,7 +113,7 @@ fn class_rules(class: Class) -> Vec<Vec<Expr>> {
     };
     let to = Expr::Verdict(Verdict::Goto(to));
     let mut rule = |pick| {
-        let mut exprs = exprs::pick(family, pick, slots);
+        let mut exprs = exprs::pick(family, place, pick, slots);
         exprs.push(to.clone());
         rules.push(exprs);
     };

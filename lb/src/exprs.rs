@@ -10,8 +10,11 @@ use crate::class::{Pick, Place};
 use crate::layout::Map;
 use crate::spec::Family;
 
-/// What the hashes start with: the same on every node, so that they agree about a flow.
+/// What the hashes start with: the same on every node, so that they agree about a flow. Another one
+/// where the first of two choices is made, of a node, or of its backends only those would ever be
+/// chosen second whose hash falls to that node.
 const HASH_SEED: u32 = 0x7765_6674;
+const HASH_SEED_LOCAL: u32 = 0x7765_6675;
 /// Offset of the ports in the transport header (RFC 9293 section 3.1, RFC 768).
 const SOURCE_PORT: u32 = 0;
 const DESTINATION_PORT: u32 = 2;
@@ -61,16 +64,20 @@ pub(crate) fn dispatch(family: Family, place: Place) -> Vec<Expr> {
 
 /// `meta priority set numgen random mod 3`: the packet then carries the number of a slot. Where
 /// there are no ports, the hash takes what is in their place.
-pub(crate) fn pick(family: Family, pick: Pick, slots: u16) -> Vec<Expr> {
+pub(crate) fn pick(family: Family, place: Place, pick: Pick, slots: u16) -> Vec<Expr> {
     let words = Words::of(family);
     let modulus = u32::from(slots);
     // Behind the address and the port.
     let register = Register::slot(8);
+    let seed = match place {
+        Place::Local => HASH_SEED_LOCAL,
+        Place::Address | Place::Port => HASH_SEED,
+    };
     let hash = |len| Expr::Hash {
         source: Register::slot(0),
         len,
         modulus,
-        seed: Some(HASH_SEED),
+        seed: Some(seed),
         register,
     };
     let address = words.address(words.source_offset, 0);
