@@ -111,6 +111,10 @@ fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<P
         object: "guard".to_owned(),
         message: format!("frames of non-members are not being dropped: {message}"),
     });
+    let ports = kernel.ports_error.iter().map(|message| Problem {
+        object: "published ports".to_owned(),
+        message: message.clone(),
+    });
     let networks = kernel.failed.iter().map(|(id, message)| {
         let row = id.parse().ok().and_then(|id| view.networks.get(&id));
         Problem {
@@ -129,6 +133,7 @@ fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<P
     let services = kernel.services_failed.iter().map(endpoint);
     fault
         .chain(guard)
+        .chain(ports)
         .chain(networks)
         .chain(endpoints)
         .chain(services)

@@ -18,8 +18,8 @@ mod services;
 mod wait;
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -27,7 +27,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use weft_overlay::{Overlay, OverlayConfig, host};
+use weft_overlay::{NetnsRef, Overlay, OverlayConfig, host};
 use weft_raft::control::{self, ControlConfig, ControlPlane};
 
 use self::backend::Daemon;
@@ -81,6 +81,17 @@ async fn serve(config: Config) -> Result<(), anyhow::Error> {
     result
 }
 
+/// The namespace that the agent was started in, where the underlay is.
+fn host_netns() -> std::io::Result<NetnsRef> {
+    let path = PathBuf::from("/proc/self/ns/net");
+    let found = fs::metadata(&path)?;
+    Ok(NetnsRef {
+        path,
+        device: found.dev(),
+        inode: found.ino(),
+    })
+}
+
 async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), anyhow::Error> {
     // Before the socket is there: whoever sees it may already ask the agent to end.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -100,6 +111,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         host: host::monitor()?,
         events: events.clone(),
         health,
+        host_netns: host_netns()?,
         run_dir: config.run_dir.clone(),
         resync: config.resync,
         boot_id: container::boot_id()?,

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use weft_overlay::guard::Guard;
 use weft_overlay::host::{HostError, HostMonitor};
-use weft_overlay::{Overlay, ReconcileReport, Scope, Spec};
+use weft_overlay::{NetnsRef, Overlay, ReconcileReport, SandboxSpec, Scope, Spec};
 use weft_raft::command::Command;
 use weft_raft::control::ControlPlane;
 use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
@@ -28,11 +28,13 @@ use super::health::Health;
 use super::liveness::Liveness;
 use super::marker::Marker;
 use super::service_plane::ServicePlane;
-use crate::translate::services::Here;
+use crate::translate::services::{Here, published};
 use crate::translate::{self, Dirty, Index};
 
 /// Name of the nftables table that drops frames of non-members.
 pub(super) const GUARD_TABLE: &str = "weft";
+/// File in the run directory that keeps the namespace in which the gateway's legs meet.
+const GATEWAY_HUB: &str = "gateway";
 /// First and longest pause before a failed network is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Pause before looking again while membership and view do not go together yet.
@@ -57,6 +59,8 @@ pub(super) struct KernelState {
     /// Endpoints (by id) whose containers do not have the service addresses that they should, and
     /// why.
     pub(super) services_failed: BTreeMap<String, String>,
+    /// Why published ports do not work on this node, if so.
+    pub(super) ports_error: Option<String>,
     /// Why frames of non-members are not being dropped, if so.
     pub(super) guard_error: Option<String>,
     /// Frames of non-members dropped so far.
@@ -85,7 +89,10 @@ impl KernelState {
     /// Whether all that was tried is in the kernel. An endpoint that cannot be attached does not
     /// count: nothing else depends on it.
     fn is_all_applied(&self) -> bool {
-        self.failed.is_empty() && self.services_failed.is_empty() && self.guard_error.is_none()
+        self.failed.is_empty()
+            && self.services_failed.is_empty()
+            && self.ports_error.is_none()
+            && self.guard_error.is_none()
     }
 }
 
@@ -104,6 +111,10 @@ pub(super) struct Reconciler {
     index: Index,
     dirty: Dirty,
     services: ServicePlane,
+    /// This host's part in the network that carries published ports.
+    mesh: Option<SandboxSpec>,
+    /// The namespace of the underlay.
+    host_netns: NetnsRef,
     state: watch::Sender<Arc<KernelState>>,
     next_full: Instant,
     resync: Duration,
@@ -126,6 +137,8 @@ pub(super) struct Parts {
     pub(super) events: Events,
     /// Looks after the health of backends.
     pub(super) health: Health,
+    /// The namespace of the underlay.
+    pub(super) host_netns: NetnsRef,
     /// `--run-dir`.
     pub(super) run_dir: PathBuf,
     /// How often everything is compared although nothing was heard.
@@ -143,7 +156,9 @@ impl Reconciler {
             facts: FactsKeeper::new(parts.control.clone()),
             marker: Marker::new(&parts.run_dir),
             health: parts.health,
-            services: ServicePlane::new(parts.control.clone()),
+            services: ServicePlane::new(parts.control.clone(), parts.run_dir.join(GATEWAY_HUB)),
+            mesh: None,
+            host_netns: parts.host_netns,
             control: parts.control,
             overlay: parts.overlay,
             guard: None,
@@ -252,6 +267,7 @@ impl Reconciler {
             self.marker.reached(cluster.id, self.view.revision);
         }
         self.facts.keep(&self.view, member.node).await;
+        self.mesh_pass(member.node);
         let periodic = now >= self.next_full;
         let full = periodic || self.dirty.all;
         let quiet = self.dirty.is_clean() && self.services.is_clean();
@@ -291,6 +307,17 @@ impl Reconciler {
         let endpoints = endpoints.filter_map(|id| id.parse::<EndpointId>().ok());
         let rows = endpoints.filter_map(|id| self.view.endpoints.get(&id));
         self.dirty.networks.extend(rows.map(|row| row.network));
+        let hosts = self.mesh.iter().flat_map(|mesh| mesh.locals.keys());
+        if { hosts }.any(|host| state.endpoints_failed.contains_key(host)) {
+            let ingress = self
+                .view
+                .networks
+                .values()
+                .filter(|network| network.ingress);
+            self.dirty
+                .networks
+                .extend(ingress.map(|network| network.id));
+        }
         self.dirty.members |= state.guard_error.is_some();
         if let Some(member) = self.control.membership() {
             self.services.retry(member.node);
@@ -390,7 +417,7 @@ impl Reconciler {
         };
         let mut spec = Spec::new();
         for network in networks {
-            if let Some(mut sandbox) = translate::sandbox(&self.view, &self.index, network, node) {
+            if let Some(mut sandbox) = self.sandbox(network, node) {
                 self.drop_of_earlier_boots(&mut sandbox.locals);
                 spec.insert(network.to_string(), sandbox);
             }
@@ -401,6 +428,33 @@ impl Reconciler {
         };
         let report = self.overlay.reconcile(&spec, scope).await;
         self.note(report, &spec, only.as_ref(), quiet, next);
+    }
+
+    /// The wanted sandbox of a network on this node. The ingress network has one endpoint: the host.
+    fn sandbox(&self, network: NetworkId, node: NodeId) -> Option<SandboxSpec> {
+        match self.view.networks.get(&network)?.ingress {
+            true => self.mesh.clone(),
+            false => translate::sandbox(&self.view, &self.index, network, node),
+        }
+    }
+
+    /// What this node's part in the ingress network is to be, and whether that is new.
+    fn mesh_pass(&mut self, node: NodeId) {
+        if !self.services.ports_are_dirty() {
+            return;
+        }
+        let mesh = published::mesh_sandbox(&self.view, node, &self.host_netns);
+        if mesh != self.mesh {
+            self.mesh = mesh;
+            let ingress = self
+                .view
+                .networks
+                .values()
+                .filter(|network| network.ingress);
+            self.dirty
+                .networks
+                .extend(ingress.map(|network| network.id));
+        }
     }
 
     /// After the networks: what comes is reached before it is balanced to.

@@ -6,12 +6,12 @@ mod index;
 pub(crate) mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Vtep};
-use weft_raft::model::{Attachment, Endpoint, MacAddr, Network, NetworkId, NodeId, View};
+use weft_raft::model::{Attachment, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View};
 
 pub(crate) use health::{health_news, health_targets};
 pub(crate) use index::{Dirty, Index};
@@ -111,13 +111,18 @@ fn endpoint_mtu(
     taking_part
         .iter()
         .filter_map(|id| view.nodes.get(id))
-        .map(|node| match node.data_path_addr {
-            IpAddr::V4(_) => node.underlay_mtu.saturating_sub(VXLAN_OVERHEAD_V4),
-            IpAddr::V6(_) => node.underlay_mtu.saturating_sub(VXLAN_OVERHEAD_V6),
-        })
+        .map(|node| path_mtu(node))
         .min()
         .unwrap_or(MIN_MTU)
         .max(MIN_MTU)
+}
+
+/// What a node's tunnels carry, in bytes.
+fn path_mtu(node: &Node) -> u32 {
+    node.underlay_mtu.saturating_sub(match node.data_path_addr {
+        IpAddr::V4(_) => VXLAN_OVERHEAD_V4,
+        IpAddr::V6(_) => VXLAN_OVERHEAD_V6,
+    })
 }
 
 fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
@@ -125,19 +130,19 @@ fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
         netns: netns(&endpoint.attachment),
         ifname: endpoint.ifname.clone(),
         mac: mac(endpoint.mac),
-        addresses: vec![with_prefix(network, endpoint)],
+        addresses: vec![with_prefix(network, endpoint.ipv4)],
     }
 }
 
-fn with_prefix(network: &Network, endpoint: &Endpoint) -> IpNet {
+fn with_prefix(network: &Network, address: Ipv4Addr) -> IpNet {
     let prefix = network
         .subnets
         .iter()
-        .find(|subnet| subnet.cidr.contains(&endpoint.ipv4))
+        .find(|subnet| subnet.cidr.contains(&address))
         .map_or(32, |subnet| subnet.cidr.prefix_len());
     // The prefix of a subnet is at most 32; a host route is what is left if it were not.
-    Ipv4Net::new(endpoint.ipv4, prefix)
-        .unwrap_or_else(|_| Ipv4Net::from(endpoint.ipv4))
+    Ipv4Net::new(address, prefix)
+        .unwrap_or_else(|_| Ipv4Net::from(address))
         .into()
 }
 

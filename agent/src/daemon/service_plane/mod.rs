@@ -8,10 +8,12 @@
 mod containers;
 mod drain;
 mod plan;
+mod published;
 mod ready;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use tokio::time::Instant;
 use weft_raft::control::ControlPlane;
@@ -21,6 +23,7 @@ pub(super) use self::drain::drain;
 
 use self::containers::Containers;
 use self::plan::{Scope, Wanted};
+use self::published::PublishedPorts;
 use self::ready::Readiness;
 use super::reconcile::KernelState;
 use crate::translate::services::{self, Here, ServiceIndex, ServicesDirty};
@@ -30,15 +33,20 @@ pub(super) struct ServicePlane {
     index: ServiceIndex,
     dirty: ServicesDirty,
     containers: Containers,
+    ports: PublishedPorts,
+    /// Something that published ports depend on has changed.
+    ports_dirty: bool,
     readiness: Readiness,
 }
 
 impl ServicePlane {
-    pub(super) fn new(control: ControlPlane) -> Self {
+    pub(super) fn new(control: ControlPlane, hub: PathBuf) -> Self {
         Self {
             index: ServiceIndex::default(),
             dirty: ServicesDirty::everything(),
             containers: Containers::default(),
+            ports: PublishedPorts::new(hub),
+            ports_dirty: true,
             readiness: Readiness::new(control),
         }
     }
@@ -47,11 +55,13 @@ impl ServicePlane {
     pub(super) fn snapshot(&mut self, view: &View) {
         self.index = ServiceIndex::of(view);
         self.dirty = ServicesDirty::everything();
+        self.ports_dirty = true;
     }
 
     /// The view changes so.
     pub(super) fn changes(&mut self, before: &View, changes: &[Change]) {
         self.dirty.merge(self.index.apply(before, changes));
+        self.ports_dirty |= changes.iter().any(|change| concerns_ports(before, change));
     }
 
     /// The container of an endpoint has ended, or something in it is to be looked at.
@@ -61,13 +71,19 @@ impl ServicePlane {
 
     /// Whether nothing has changed since the last pass.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_clean()
+        self.dirty.is_clean() && !self.ports_dirty
+    }
+
+    /// Whether published ports have to be looked at.
+    pub(super) fn ports_are_dirty(&self) -> bool {
+        self.ports_dirty
     }
 
     /// What failed is to be tried again.
     pub(super) fn retry(&mut self, node: NodeId) {
         let failed = self.containers.failed().keys();
         self.dirty.places.extend(failed.map(|place| (node, *place)));
+        self.ports_dirty |= self.ports.error().is_some() || !self.ports.failed().is_empty();
     }
 
     /// Brings the kernel to what is wanted: what has changed, or with `full` everything. To be
@@ -90,8 +106,13 @@ impl ServicePlane {
             index: &self.index,
             here,
         };
-        let ops = self.containers.reconcile(wanted, scope).await;
+        let mut ops = self.containers.reconcile(wanted, scope).await;
+        if full || std::mem::take(&mut self.ports_dirty) {
+            self.ports_dirty = false;
+            ops += self.ports.reconcile(view, &self.index, here, full).await;
+        }
         next.services_failed = self.failed(view, here);
+        next.ports_error = self.ports.error().cloned();
         ops
     }
 
@@ -123,12 +144,15 @@ impl ServicePlane {
         self.dirty = ServicesDirty::everything();
         self.readiness.clear();
         self.containers.remove_all().await;
+        self.ports.remove().await;
+        self.ports_dirty = true;
     }
 
-    /// Endpoints in containers whose service addresses are not as wanted, and why.
+    /// Endpoints in containers whose service addresses are not as wanted, or that published ports
+    /// do not reach, and why.
     fn failed(&self, view: &View, here: Here<'_>) -> BTreeMap<String, String> {
         let mut failed = BTreeMap::new();
-        for (place, why) in self.containers.failed() {
+        for (place, why) in self.ports.failed().iter().chain(self.containers.failed()) {
             let container = services::container(view, &self.index, here, *place);
             let endpoints: BTreeSet<EndpointId> = container
                 .map(|container| container.endpoints)
@@ -136,5 +160,27 @@ impl ServicePlane {
             failed.extend(endpoints.iter().map(|id| (id.to_string(), why.clone())));
         }
         failed
+    }
+}
+
+/// Whether what this node does for published ports may depend on it.
+fn concerns_ports(before: &View, change: &Change) -> bool {
+    let is_member = |row: &Endpoint| row.service.is_some();
+    match change {
+        Change::Endpoint(row) => {
+            is_member(row)
+                || before
+                    .endpoints
+                    .get(&row.id)
+                    .is_some_and(|row| is_member(row))
+        }
+        Change::EndpointGone(id) => before.endpoints.get(id).is_some_and(|row| is_member(row)),
+        Change::Cluster(_)
+        | Change::Node(_)
+        | Change::NodeGone(_)
+        | Change::Network(_)
+        | Change::NetworkGone(_)
+        | Change::Service(_)
+        | Change::ServiceGone(_) => true,
     }
 }

@@ -1,6 +1,7 @@
 //! Services in kernel words: which addresses each container balances, and over what.
 
 mod index;
+pub(crate) mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -139,12 +140,17 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
             Some((backend, weight(row, node)?))
         })
         .collect();
-    let affinity = service.affinity.map(|affinity| affinity.timeout_s.into());
     Some(lb::Service {
         scheduler: scheduler(service, backends.len()),
-        affinity: affinity.map(Duration::from_secs),
+        affinity: affinity(service),
         backends,
     })
+}
+
+/// How long a client keeps the backend that it has.
+fn affinity(service: &Service) -> Option<Duration> {
+    let affinity = service.affinity?;
+    Some(Duration::from_secs(affinity.timeout_s.into()))
 }
 
 /// Its part of the new flows; with 0 it keeps those that it has. `None`: it is not there.

@@ -1,0 +1,349 @@
+//! Published ports on this node: legs to the containers behind them, the way to the other nodes, and
+//! the tables in the host's namespace.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net};
+use tracing::warn;
+use weft_lb::Balancer;
+use weft_lb::ingress::Ingress;
+use weft_lb::spec::{Changes, Spec};
+use weft_netns::{Identity, Netns};
+use weft_overlay::gateway::{
+    Gateway, GatewayReport, GatewaySpec, LegAddresses, SUBNET6, choose_subnet, observed_subnet,
+};
+use weft_overlay::host;
+use weft_raft::model::{NodeId, View};
+
+use crate::translate::services::published::{self, Published};
+use crate::translate::services::{Here, ServiceIndex};
+
+/// Name of the nftables table that balances published ports. Not the one of a container's service
+/// addresses: the host's namespace may be a container's, too.
+const BALANCE_TABLE: &str = "weft-ports";
+/// Name of the one that brings packets back the way that they came.
+const RULES_TABLE: &str = "weft-ingress";
+
+/// What this node does for published ports.
+#[derive(Debug)]
+pub(super) struct PublishedPorts {
+    /// Where the gateway keeps its own namespace.
+    hub: PathBuf,
+    /// None before the first pass, and after one that could not read it.
+    gateway: Option<Gateway>,
+    tables: Option<Tables>,
+    /// What the gateway was last made to be, if it is.
+    made: Option<GatewaySpec>,
+    /// Where the legs' addresses are from.
+    subnet4: Option<Ipv4Net>,
+    legs: BTreeMap<Identity, LegAddresses>,
+    failed: BTreeMap<Identity, String>,
+    error: Option<String>,
+    /// Something of ours may be in the kernel.
+    present: bool,
+}
+
+/// The tables, and what they say.
+#[derive(Debug)]
+struct Tables {
+    balancer: Balancer,
+    ingress: Ingress,
+    said: Option<Published>,
+}
+
+impl PublishedPorts {
+    /// Nothing is known of the kernel yet. `hub` is a file that the gateway's own namespace is kept at.
+    pub(super) fn new(hub: PathBuf) -> Self {
+        Self {
+            hub,
+            gateway: None,
+            tables: None,
+            made: None,
+            subnet4: None,
+            legs: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            error: None,
+            present: true,
+        }
+    }
+
+    /// Containers that have no leg although they should, and why.
+    pub(super) fn failed(&self) -> &BTreeMap<Identity, String> {
+        &self.failed
+    }
+
+    /// Why published ports do not work on this node, if so.
+    pub(super) fn error(&self) -> Option<&String> {
+        self.error.as_ref()
+    }
+
+    /// Brings the kernel to what is wanted, looking at it with `full` even where nothing changed.
+    /// Answers with how many changes that took.
+    pub(super) async fn reconcile(
+        &mut self,
+        view: &View,
+        index: &ServiceIndex,
+        here: Here<'_>,
+        full: bool,
+    ) -> usize {
+        if !published::is_used(view) {
+            return self.remove().await;
+        }
+        self.present = true;
+        let mut ops = 0;
+        match self.gateway_spec(view, index, here).await {
+            Ok(spec) if full || self.made.as_ref() != Some(&spec) => {
+                ops += self.make_gateway(spec).await;
+            }
+            Ok(_) => {}
+            Err(error) => self.fail(error),
+        }
+        // Without a gateway there is nothing that connections could be sent to.
+        let Some(gateway4) = self.subnet4 else {
+            return ops;
+        };
+        let wanted = published::published(view, index, here.node, gateway4, &self.legs);
+        ops + self.make_tables(wanted, full).await
+    }
+
+    /// Takes everything away, if anything may be there.
+    pub(super) async fn remove(&mut self) -> usize {
+        if !self.present {
+            return 0;
+        }
+        let tables = self.tables.take();
+        let made = tables.is_some();
+        let removed = tokio::task::spawn_blocking(move || remove_tables(tables)).await;
+        let mut ops = 0;
+        let mut troubles = Vec::new();
+        match removed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => troubles.push(format!("{error:#}")),
+            Err(error) => troubles.push(error.to_string()),
+        }
+        match self.open_gateway() {
+            Ok(mut gateway) => {
+                let report = gateway.reconcile(None).await;
+                ops += report.ops;
+                troubles.extend(report.error.map(|error| error.to_string()));
+                self.gateway = Some(gateway);
+            }
+            Err(error) => troubles.push(error),
+        }
+        // Where nothing was made, there may be nothing to make it with.
+        let made = made || self.made.is_some();
+        let trouble = troubles.pop().filter(|_| made);
+        *self = Self {
+            gateway: self.gateway.take(),
+            present: trouble.is_some(),
+            ..Self::new(std::mem::take(&mut self.hub))
+        };
+        if let Some(trouble) = trouble {
+            self.fail(trouble);
+        }
+        ops
+    }
+
+    async fn gateway_spec(
+        &self,
+        view: &View,
+        index: &ServiceIndex,
+        here: Here<'_>,
+    ) -> Result<GatewaySpec, String> {
+        let mut legs = BTreeMap::new();
+        let mut udp_ports = BTreeMap::new();
+        for (place, target) in published::targets(view, index, here) {
+            legs.insert(key(place), target.netns);
+            if !target.udp_ports.is_empty() {
+                udp_ports.insert(key(place), target.udp_ports);
+            }
+        }
+        Ok(GatewaySpec {
+            subnet4: self.choose_subnet(view, here.node).await?,
+            subnet6: SUBNET6,
+            mtu: published::mesh_mtu(view),
+            legs,
+            udp_ports,
+            mesh: published::mesh(view, here.node),
+        })
+    }
+
+    /// An agent that starts goes on with what is there.
+    async fn choose_subnet(&self, view: &View, node: NodeId) -> Result<Ipv4Net, String> {
+        let row = view.nodes.get(&node);
+        let routes = row
+            .map(|row| row.host_routes.as_slice())
+            .unwrap_or_default();
+        let subnets = view.networks.values().flat_map(|network| &network.subnets);
+        let taken: Vec<IpNet> = subnets.map(|subnet| subnet.cidr.into()).collect();
+        let observed = match self.subnet4 {
+            Some(known) => Some(known),
+            None => host::facts()
+                .await
+                .ok()
+                .and_then(|facts| observed_subnet(&facts)),
+        };
+        choose_subnet(routes, &taken, observed).ok_or_else(|| {
+            "no private range is left for the containers behind published ports".to_owned()
+        })
+    }
+
+    async fn make_gateway(&mut self, spec: GatewaySpec) -> usize {
+        let mut gateway = match self.open_gateway() {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                self.fail(error);
+                return 0;
+            }
+        };
+        let report = gateway.reconcile(Some(&spec)).await;
+        self.gateway = Some(gateway);
+        let ops = report.ops;
+        self.note(spec, report);
+        ops
+    }
+
+    fn note(&mut self, spec: GatewaySpec, report: GatewayReport) {
+        let places: BTreeMap<&String, Identity> = { spec.legs.iter() }
+            .map(|(key, netns)| {
+                let (device, inode) = (netns.device, netns.inode);
+                (key, Identity { device, inode })
+            })
+            .collect();
+        let place = |key: &String| places.get(key).copied();
+        let legs = report.legs.iter();
+        self.subnet4 = Some(spec.subnet4);
+        self.legs = legs
+            .filter_map(|(key, leg)| Some((place(key)?, *leg)))
+            .collect();
+        let failed = report.failed.into_iter();
+        self.failed = failed
+            .filter_map(|(key, why)| Some((place(&key)?, why)))
+            .collect();
+        for (place, why) in &self.failed {
+            warn!(
+                ?place,
+                why, "a container cannot be reached by published ports; trying again"
+            );
+        }
+        let whole = report.error.is_none() && self.failed.is_empty();
+        match report.error {
+            Some(error) => self.fail(error.to_string()),
+            None => self.error = None,
+        }
+        self.made = whole.then_some(spec);
+    }
+
+    async fn make_tables(&mut self, wanted: Published, full: bool) -> usize {
+        let tables = self.tables.take();
+        let made = tokio::task::spawn_blocking(move || make_tables(tables, wanted, full)).await;
+        let made = made.unwrap_or_else(|error| Err(error.to_string()));
+        match made {
+            Ok((tables, ops)) => {
+                self.tables = Some(tables);
+                ops
+            }
+            Err(error) => {
+                self.fail(error);
+                0
+            }
+        }
+    }
+
+    fn open_gateway(&mut self) -> Result<Gateway, String> {
+        match self.gateway.take() {
+            Some(gateway) => Ok(gateway),
+            None => Gateway::open(self.hub.clone()).map_err(|error| error.to_string()),
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        if self.error.as_ref() != Some(&error) {
+            warn!(error, "published ports do not work here; trying again");
+        }
+        self.error = Some(error);
+    }
+}
+
+/// Makes the tables say what is wanted. Blocks.
+fn make_tables(
+    tables: Option<Tables>,
+    wanted: Published,
+    full: bool,
+) -> Result<(Tables, usize), String> {
+    let mut tables = match tables {
+        Some(tables) => tables,
+        None => open_tables().map_err(|error| error.to_string())?,
+    };
+    let ops = match tables.said.take().filter(|_| !full) {
+        Some(said) if said == wanted => 0,
+        Some(said) => tables
+            .change(&said, &wanted)
+            .map_err(|error| error.to_string())?,
+        None => tables.make(&wanted).map_err(|error| error.to_string())?,
+    };
+    tables.said = Some(wanted);
+    Ok((tables, ops))
+}
+
+impl Tables {
+    /// What marks and lets in comes before what sends packets there.
+    fn make(&mut self, wanted: &Published) -> anyhow::Result<usize> {
+        let rules = self.ingress.reconcile(&wanted.rules)?;
+        let report = self.balancer.reconcile(&wanted.balance)?;
+        Ok(rules.ops + report.ops + usize::from(report.created))
+    }
+
+    fn change(&mut self, said: &Published, wanted: &Published) -> anyhow::Result<usize> {
+        let mut ops = 0;
+        if said.rules != wanted.rules {
+            ops += self.ingress.reconcile(&wanted.rules)?.ops;
+        }
+        let changes = changes(&said.balance, &wanted.balance);
+        if !changes.is_empty() {
+            let report = self.balancer.change(&changes)?;
+            ops += report.ops;
+            if report.created {
+                // It was lost, and has the changed services alone.
+                ops += self.balancer.reconcile(&wanted.balance)?.ops;
+            }
+        }
+        Ok(ops)
+    }
+}
+
+/// What differs.
+fn changes(said: &Spec, wanted: &Spec) -> Changes {
+    let gone = said.keys().filter(|key| !wanted.contains_key(key));
+    let differs = wanted
+        .iter()
+        .filter(|(key, service)| said.get(key) != Some(service));
+    let mut changes: Changes = gone.map(|key| (*key, None)).collect();
+    changes.extend(differs.map(|(key, service)| (*key, Some(service.clone()))));
+    changes
+}
+
+fn open_tables() -> anyhow::Result<Tables> {
+    let host = Netns::current()?;
+    Ok(Tables {
+        balancer: Balancer::open(&host, BALANCE_TABLE)?,
+        ingress: Ingress::open(&host, RULES_TABLE)?,
+        said: None,
+    })
+}
+
+/// Blocks.
+fn remove_tables(tables: Option<Tables>) -> anyhow::Result<()> {
+    let tables = match tables {
+        Some(tables) => tables,
+        None => open_tables()?,
+    };
+    tables.balancer.remove()?;
+    Ok(tables.ingress.remove()?)
+}
+
+/// The name of a container's leg.
+fn key(place: Identity) -> String {
+    format!("{:x}-{:x}", place.device, place.inode)
+}
