@@ -2,6 +2,7 @@
 
 mod interrupt;
 mod page;
+mod service;
 mod steps;
 
 use std::{path::PathBuf, process::ExitCode};

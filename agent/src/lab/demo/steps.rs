@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::{super::cluster, Page};
+use super::{super::cluster, Page, service};
 use crate::{
     api::types::{Endpoint, Network, Node, NodeStatus, Status},
     lab::{Host, Lab, LabError, PingReport, PingSpec},
@@ -13,7 +13,7 @@ use crate::{
 /// A step's result and what to print of it; the first line is the headline.
 pub(super) type Checked<T> = Result<(T, String), LabError>;
 
-const NETWORK: &str = "demo";
+pub(super) const NETWORK: &str = "demo";
 /// What VXLAN takes of an IPv4 underlay: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14
 /// (RFC 7348, section 5).
 const VXLAN_OVERHEAD: u32 = 50;
@@ -21,17 +21,17 @@ const VXLAN_OVERHEAD: u32 = 50;
 const MATRIX_PINGS: u32 = 5;
 const MATRIX_INTERVAL_US: u64 = 2_000;
 /// Containers that the matrix shows; all pairs of more would fill pages.
-const MATRIX_MAX: usize = 6;
+pub(super) const MATRIX_MAX: usize = 6;
 /// Microseconds between the requests of the ping that runs while agents are killed.
 const ENDLESS_INTERVAL_US: u64 = 2_000;
 /// Ping goes on for this long after an agent has come back.
 const AFTERGLOW: Duration = Duration::from_millis(300);
 /// How long an agent that comes back may take until it is as before.
-const RETURN_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const RETURN_LIMIT: Duration = Duration::from_secs(10);
 /// Longest time without writes when the leader dies.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(5);
 /// Time between two tries of a write, or two looks at a state.
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// The steps after the hosts are up.
 pub(super) struct Steps<'a> {
@@ -77,6 +77,10 @@ impl<'a> Steps<'a> {
         self.page.step("ping", || matrix(hosts, &endpoints))?;
         self.page
             .step("mtu", || largest_packet(h1, &endpoints, &network))?;
+        self.page.command("h1", service::CREATE);
+        self.page.command("h1", service::RUN);
+        self.page
+            .step("service", || service::publish(self.lab, hosts))?;
         self.page.command("h2", "kill -9 $(pidof weft); weft agent");
         self.page
             .step("restart", || agent_restarts(h1, h2, &endpoints))?;
@@ -344,7 +348,7 @@ fn pair(endpoints: &[Endpoint]) -> Result<(&Endpoint, &Endpoint), LabError> {
     }
 }
 
-fn first(hosts: &[Host]) -> Result<&Host, LabError> {
+pub(super) fn first(hosts: &[Host]) -> Result<&Host, LabError> {
     hosts
         .first()
         .ok_or_else(|| failed("a host is needed".to_owned()))
@@ -354,7 +358,7 @@ fn list<T: DeserializeOwned>(host: &Host, what: &str) -> Result<T, LabError> {
     read(host, &[what, "ls", "--format", "json"])
 }
 
-fn read<T: DeserializeOwned>(host: &Host, args: &[&str]) -> Result<T, LabError> {
+pub(super) fn read<T: DeserializeOwned>(host: &Host, args: &[&str]) -> Result<T, LabError> {
     let text = host.weft(args)?;
     serde_json::from_str(&text).map_err(|error| {
         failed(format!(
@@ -364,7 +368,7 @@ fn read<T: DeserializeOwned>(host: &Host, args: &[&str]) -> Result<T, LabError> 
     })
 }
 
-fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), LabError> {
+pub(super) fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), LabError> {
     if holds {
         Ok(())
     } else {
@@ -372,7 +376,7 @@ fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), LabError
     }
 }
 
-fn failed(reason: String) -> LabError {
+pub(super) fn failed(reason: String) -> LabError {
     LabError::Refused(reason)
 }
 
