@@ -13,6 +13,9 @@ use crate::weft::weft_exe;
 /// Labs that this process made; their names must differ.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// The number of the host without an agent, which is on the underlay only.
+pub const OUTSIDE: usize = 0;
+
 /// A lab that ends with the test.
 pub struct Cluster {
     lab: Lab,
@@ -183,9 +186,12 @@ impl Cluster {
             .with_context(|| format!("leader is {name}"))
     }
 
-    /// The host h`number`.
+    /// The host h`number`, or the one without an agent.
     pub fn host(&self, number: usize) -> Result<Host> {
-        Ok(self.lab.host(number)?)
+        match number {
+            OUTSIDE => Ok(self.lab.outside()?),
+            number => Ok(self.lab.host(number)?),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod t50_crash;
 mod t60_services;
 mod t60_services_cli;
 mod t61_health;
+mod t62_ingress;
 mod t70_quickstart;
 
 /// A name and what it claims.
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         t60_services::CASES,
         t60_services_cli::CASES,
         t61_health::CASES,
+        t62_ingress::CASES,
         t70_quickstart::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
