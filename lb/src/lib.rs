@@ -16,13 +16,12 @@
 //!   does some services in time that depends on these alone.
 //! - [`ingress`]: what a published port takes beside that on a host, in a table of its own: backends
 //!   on other nodes see the client and answer through the node that it spoke to.
+//! - [`flows`]: forgets the flows of backends that are gone, and counts those of each.
 //!
 //! # What is not here
 //!
-//! No other crate uses this one yet: weft has no services so far. Missing are
-//! - least-connections, idle time-outs, statistics;
-//! - what becomes of flows whose backend vanished: they stay with it until they end;
-//! - health, and DNS answers.
+//! Least-connections, idle time-outs, statistics; and what other crates see to: health, and DNS
+//! answers.
 //!
 //! # The table
 //!
@@ -124,6 +123,7 @@ mod class;
 mod classes;
 mod error;
 mod exprs;
+pub mod flows;
 mod hash;
 pub mod ingress;
 mod kernel;

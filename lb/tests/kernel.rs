@@ -13,6 +13,8 @@
 mod address;
 #[path = "kernel/affinity.rs"]
 mod affinity;
+#[path = "kernel/flows.rs"]
+mod flows;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/ns.rs"]
@@ -37,6 +39,7 @@ fn main() {
         turns::CASES,
         own::CASES,
         affinity::CASES,
+        flows::CASES,
         upkeep::CASES,
     ]
     .concat();

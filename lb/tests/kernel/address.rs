@@ -95,7 +95,7 @@ fn receive(socket: &Socket, v6: bool) -> std::io::Result<Vec<u8>> {
 }
 
 /// A raw socket bound to an address, which takes what comes from another one only.
-fn raw(ns: &Ns, protocol: i32, from: &str, to: Option<&str>) -> Socket {
+pub(super) fn raw(ns: &Ns, protocol: i32, from: &str, to: Option<&str>) -> Socket {
     let from = at(from, 0);
     let domain = Domain::for_address(from);
     let socket = ns.0.socket(domain, Type::RAW, Some(protocol.into()));
@@ -109,7 +109,7 @@ fn raw(ns: &Ns, protocol: i32, from: &str, to: Option<&str>) -> Socket {
 }
 
 /// An echo request there and back (RFC 792, RFC 4443 section 4).
-fn ping(socket: &Socket, v6: bool, id: u16) {
+pub(super) fn ping(socket: &Socket, v6: bool, id: u16) {
     let (request, reply) = if v6 { (128, 129) } else { (8, 0) };
     let [high, low] = id.to_be_bytes();
     let mut message = vec![request, 0, 0, 0, high, low, 0, 1, b'w', b'e', b'f', b't'];

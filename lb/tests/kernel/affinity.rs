@@ -11,7 +11,7 @@ use super::lab::{
     BACKENDS4, DEADLINE, Lab, TABLE, VIP4, VIP6, all_of, all_ports, ask, ask_udp, assert_settled,
     backend, fresh_port, service, vip,
 };
-use super::ns::add_address;
+use super::ns::{add_address, await_release};
 use super::upkeep::nft;
 
 crate::cases!(
@@ -255,6 +255,7 @@ fn clients_that_are_too_many_are_balanced_without_affinity() {
     balancer.reconcile(&spec).unwrap();
     let early = backend_of(&lab, CLIENTS[0]);
     drop(balancer);
+    await_release(&lab.client, TABLE);
     // Others of a service elsewhere, until the map is full. Nobody owns the table now.
     let element = |client: u32| {
         let service = [10, 9, 9, 9, 17, 0, 0, 0, 0, 80, 0, 0];
@@ -288,6 +289,7 @@ fn affinity_outlives_the_agent_and_nft_lists_it() {
     balancer.reconcile(&spec).unwrap();
     let before = CLIENTS.map(|client| backend_of(&lab, client));
     drop(balancer);
+    await_release(&lab.client, TABLE);
     assert_eq!(CLIENTS.map(|client| backend_of(&lab, client)), before);
     let mut balancer = lab.balancer();
     assert_settled(balancer.reconcile(&spec).unwrap());

@@ -174,6 +174,10 @@ impl Connection {
         })
     }
 
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+
     /// Sends a line there and back.
     pub(super) fn echo(&mut self, text: &str) {
         writeln!(self.stream.get_mut(), "{text}").expect("a line sent");

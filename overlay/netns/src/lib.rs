@@ -3,7 +3,9 @@
 //! A thread's network namespace is never changed unless the thread was started for that and ends
 //! with it: an async runtime's workers stay where the process started.
 
+pub mod conntrack;
 mod namespace;
+mod nfnetlink;
 pub mod nft;
 mod sockets;
 

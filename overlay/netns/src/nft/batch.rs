@@ -1,15 +1,15 @@
 //! Changes collected into one transaction.
 
-use super::attr::AttrWriter;
-use super::error::NftError;
 use super::map::{Map, MapElement, MapElements};
-use super::message::{HEADER_LEN, NFGENMSG_LEN};
 use super::object::{Chain, Elements, Object, Rule, Set, Table};
+use crate::nfnetlink::NftError;
+use crate::nfnetlink::attr::AttrWriter;
+use crate::nfnetlink::message::{ACK, NFGENMSG_LEN, REQUEST, request};
 
 /// `NFPROTO_INET`: both IPv4 and IPv6.
-const FAMILY_INET: u8 = 1;
+pub(super) const FAMILY_INET: u8 = 1;
 /// `nfgenmsg` of a request about objects of that family.
-pub(super) const INET: [u8; NFGENMSG_LEN] = [FAMILY_INET, 0, 0, 0];
+const INET: [u8; NFGENMSG_LEN] = [FAMILY_INET, 0, 0, 0];
 /// `NFNL_SUBSYS_NFTABLES`.
 pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
@@ -33,12 +33,6 @@ pub(super) mod kind {
     pub(in super::super) const NEW_GENERATION: u16 = 15;
     pub(in super::super) const GET_GENERATION: u16 = 16;
 }
-/// `NLM_F_REQUEST`.
-pub(super) const REQUEST: u16 = 0x1;
-/// `NLM_F_ACK`.
-pub(super) const ACK: u16 = 0x4;
-/// `NLM_F_ROOT | NLM_F_MATCH`.
-pub(super) const DUMP: u16 = 0x300;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 /// Offset of `nlmsg_seq` in a message.
@@ -241,34 +235,10 @@ fn spread(table: &str, set: &str, keys: &[Vec<u8>]) -> impl Iterator<Item = Elem
     })
 }
 
-/// One message: `nlmsghdr`, `nfgenmsg`, attributes. None when it cannot be encoded.
-pub(super) fn request(
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    nfgenmsg: [u8; NFGENMSG_LEN],
-    content: impl FnOnce(&mut AttrWriter),
-) -> Option<Vec<u8>> {
-    let mut attrs = AttrWriter::default();
-    content(&mut attrs);
-    let attrs = attrs.finish()?;
-    let len = u32::try_from(HEADER_LEN + NFGENMSG_LEN + attrs.len()).ok()?;
-    let mut bytes = Vec::with_capacity(HEADER_LEN + NFGENMSG_LEN + attrs.len());
-    bytes.extend(len.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    // The kernel knows the sender by its socket.
-    bytes.extend([0; 4]);
-    bytes.extend(nfgenmsg);
-    bytes.extend(attrs);
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::message::Messages;
+    use crate::nfnetlink::message::Messages;
 
     fn sequences(bytes: &[u8]) -> Vec<u32> {
         Messages::new(bytes)

@@ -1,8 +1,8 @@
 //! Maps from keys to values or verdicts.
 
-use super::attr::{Attr, AttrWriter, Attrs, Malformed};
 use super::expr::{DATA_VALUE, LIST_ELEM, Verdict, read_verdict, write_verdict};
 use super::object::{KeyType, Object};
+use crate::nfnetlink::attr::{Attr, AttrWriter, Attrs, Malformed};
 
 /// `NFT_SET_INTERVAL`.
 const FLAG_INTERVAL: u32 = 0x4;

@@ -1,7 +1,7 @@
 //! Tables, chains, sets and rules as values, and their attributes.
 
-use super::attr::{AttrWriter, Attrs, Malformed};
 use super::expr::{DATA_VALUE, Expr, LIST_ELEM};
+use crate::nfnetlink::attr::{AttrWriter, Attrs, Malformed};
 
 /// A table of family `inet`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,32 +1,13 @@
 //! The netlink socket that commits transactions and reads objects back.
 
-use std::io;
-use std::os::fd::AsFd;
-
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
-
-use super::attr::{AttrWriter, Attrs, Malformed};
-use super::batch::{ACK, Batch, DUMP, INET, REQUEST, SUBSYSTEM, kind, request};
-use super::error::NftError;
+use super::batch::{Batch, FAMILY_INET, SUBSYSTEM, kind};
 use super::map::{Map, MapElement, MapElements};
-use super::message::{Body, Messages};
 use super::object::{Chain, Elements, Object, Rule, Set, Table};
 use crate::Netns;
+use crate::nfnetlink::attr::{AttrWriter, Attrs, Malformed};
+use crate::nfnetlink::message::{Body, Messages};
+use crate::nfnetlink::{Link, NftError, Query};
 
-/// Send buffer in bytes: a transaction is one datagram and must fit. 300,000 elements take 12 MB.
-const SEND_BUFFER: usize = 64 << 20;
-/// Receive buffer in bytes: all refusals of a failed transaction are queued at once.
-const RECEIVE_BUFFER: usize = 4 << 20;
-/// Bytes of one read; the kernel sends dumps in pieces of at most 32 KiB.
-const READ_LEN: usize = 64 << 10;
-/// Seconds to wait for an answer. Answers are there when the request returns; this is for a kernel
-/// that drops one for want of memory.
-const ANSWER_TIMEOUT_S: i64 = 5;
-/// Most objects of one dump.
-const OBJECTS_MAX: usize = 4_000_000;
 /// How often a dump is repeated when the ruleset changed meanwhile.
 const DUMP_ATTEMPTS: usize = 4;
 
@@ -34,12 +15,7 @@ const DUMP_ATTEMPTS: usize = 4;
 /// tables that it owns belong to it.
 #[derive(Debug)]
 pub struct NftSocket {
-    socket: Socket,
-    port: u32,
-    sequence: u32,
-    buffer: Vec<u8>,
-    /// Whether a dump since this was last cleared met a change.
-    interrupted: bool,
+    link: Link,
 }
 
 /// What was read, and whether it is of one moment.
@@ -58,22 +34,8 @@ impl NftSocket {
     /// # Errors
     /// [`NftError::Open`], when the kernel has no netfilter netlink among others.
     pub fn open() -> Result<Self, NftError> {
-        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(NftError::Open)?;
-        let address = socket.bind_auto().map_err(NftError::Open)?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .map_err(NftError::Open)?;
-        // Both make answers shorter or clearer and may be missing.
-        let _ = socket.set_cap_ack(true);
-        let _ = socket.set_ext_ack(true);
-        enlarge(&socket).map_err(NftError::Open)?;
-        let buffer = vec![0; READ_LEN];
         Ok(Self {
-            socket,
-            port: address.port_number(),
-            sequence: 0,
-            buffer,
-            interrupted: false,
+            link: Link::open()?,
         })
     }
 
@@ -82,14 +44,13 @@ impl NftSocket {
     /// # Errors
     /// As [`open`](Self::open), and when the namespace cannot be entered.
     pub fn open_in(netns: &Netns) -> Result<Self, NftError> {
-        netns
-            .run(Self::open)
-            .map_err(|error| NftError::Open(io::Error::other(error)))?
+        let link = Link::open_in(netns)?;
+        Ok(Self { link })
     }
 
     /// The socket's netlink port, by which the kernel names the owner of a table.
     pub fn port(&self) -> u32 {
-        self.port
+        self.link.port()
     }
 
     /// Carries out a transaction.
@@ -99,15 +60,15 @@ impl NftSocket {
     /// [`NftError::TooLarge`] when it is longer than the socket may send.
     pub fn commit(&mut self, batch: Batch) -> Result<(), NftError> {
         let what = "commit a transaction";
-        let first = self.sequence.wrapping_add(1);
+        let first = self.link.next_sequence();
         let encoded = batch.encode(first)?;
         let count = u32::try_from(encoded.labels.len()).map_err(|_| NftError::Overlong)?;
-        self.sequence = self.sequence.wrapping_add(count);
-        self.send(what, &encoded.bytes)?;
+        self.link.reserve(count);
+        self.link.send(what, &encoded.bytes)?;
         // The kernel has committed or aborted; the answers are queued.
         loop {
-            let len = self.receive(what)?;
-            for message in Messages::new(&self.buffer[..len]) {
+            let len = self.link.receive(what)?;
+            for message in Messages::new(self.link.datagram(len)) {
                 let message = message.map_err(NftError::malformed(what))?;
                 let index = message.sequence.wrapping_sub(first);
                 // Others answer an earlier transaction, which was given up.
@@ -116,7 +77,7 @@ impl NftSocket {
                     .and_then(|i| encoded.labels.get(i));
                 match (label, message.body) {
                     (Some(label), Body::Refused(refusal)) => {
-                        self.drain();
+                        self.link.drain();
                         return Err(NftError::refused(label, refusal));
                     }
                     (Some(_), Body::Ack) if index == count - 1 => return Ok(()),
@@ -136,7 +97,7 @@ impl NftSocket {
         self.query(
             what,
             kind::GET_GENERATION,
-            0,
+            false,
             |_| {},
             |kind, attrs| {
                 if kind == kind::NEW_GENERATION {
@@ -156,7 +117,13 @@ impl NftSocket {
     /// [`NftError`], but not for a table that does not exist.
     pub fn table(&mut self, name: &str) -> Result<Option<Table>, NftError> {
         let named = |attrs: &mut AttrWriter| attrs.string(1, name);
-        let found = self.objects("read a table", kind::NEW_TABLE, kind::GET_TABLE, 0, named);
+        let found = self.objects(
+            "read a table",
+            kind::NEW_TABLE,
+            kind::GET_TABLE,
+            false,
+            named,
+        );
         Ok(absent_is_empty(found)?.pop())
     }
 
@@ -166,7 +133,7 @@ impl NftSocket {
     /// [`NftError`].
     pub fn chains(&mut self, table: &str) -> Result<Vec<Chain>, NftError> {
         let named = |attrs: &mut AttrWriter| attrs.string(1, table);
-        let found = self.objects("read chains", kind::NEW_CHAIN, kind::GET_CHAIN, DUMP, named);
+        let found = self.objects("read chains", kind::NEW_CHAIN, kind::GET_CHAIN, true, named);
         // This dump knows no filter.
         Ok(absent_is_empty::<Chain>(found)?
             .into_iter()
@@ -180,7 +147,7 @@ impl NftSocket {
     /// [`NftError`].
     pub fn sets(&mut self, table: &str) -> Result<Vec<Set>, NftError> {
         let named = |attrs: &mut AttrWriter| attrs.string(1, table);
-        let found = self.objects("read sets", kind::NEW_SET, kind::GET_SET, DUMP, named);
+        let found = self.objects("read sets", kind::NEW_SET, kind::GET_SET, true, named);
         Ok(absent_is_empty::<Set>(found)?
             .into_iter()
             .filter(|set| set.table == table)
@@ -193,7 +160,7 @@ impl NftSocket {
     /// [`NftError`].
     pub fn rules(&mut self, table: &str) -> Result<Vec<Rule>, NftError> {
         let named = |attrs: &mut AttrWriter| attrs.string(1, table);
-        let found = self.objects("read rules", kind::NEW_RULE, kind::GET_RULE, DUMP, named);
+        let found = self.objects("read rules", kind::NEW_RULE, kind::GET_RULE, true, named);
         Ok(absent_is_empty::<Rule>(found)?
             .into_iter()
             .filter(|r| r.table == table)
@@ -215,7 +182,7 @@ impl NftSocket {
     /// [`NftError`].
     pub fn maps(&mut self, table: &str) -> Result<Vec<Map>, NftError> {
         let named = |attrs: &mut AttrWriter| attrs.string(1, table);
-        let found = self.objects("read maps", kind::NEW_SET, kind::GET_SET, DUMP, named);
+        let found = self.objects("read maps", kind::NEW_SET, kind::GET_SET, true, named);
         Ok(absent_is_empty::<Map>(found)?
             .into_iter()
             .filter(|map| map.table == table)
@@ -243,10 +210,10 @@ impl NftSocket {
         let mut before = self.generation()?;
         let mut attempt = 1;
         loop {
-            self.interrupted = false;
+            self.link.interrupted = false;
             let value = read(self)?;
             let after = self.generation()?;
-            let stable = before == after && !self.interrupted;
+            let stable = before == after && !self.link.interrupted;
             if stable || attempt == DUMP_ATTEMPTS {
                 return Ok(Reading { value, stable });
             }
@@ -261,7 +228,7 @@ impl NftSocket {
             attrs.string(2, set);
         };
         let (new, get) = (kind::NEW_ELEMENTS, kind::GET_ELEMENTS);
-        absent_is_empty(self.objects("read elements", new, get, DUMP, named))
+        absent_is_empty(self.objects("read elements", new, get, true, named))
     }
 
     fn objects<T: Object>(
@@ -269,11 +236,11 @@ impl NftSocket {
         what: &str,
         new: u16,
         get: u16,
-        flags: u16,
+        dump: bool,
         content: impl FnOnce(&mut AttrWriter),
     ) -> Result<Vec<T>, NftError> {
         let mut found = Vec::new();
-        self.query(what, get, flags, content, |kind, attrs| {
+        self.query(what, get, dump, content, |kind, attrs| {
             if kind == new {
                 found.push(T::read(attrs)?);
             }
@@ -282,101 +249,22 @@ impl NftSocket {
         Ok(found)
     }
 
-    /// One request and all its answers: up to the end of a dump, or else up to the acknowledgement.
     fn query(
         &mut self,
         what: &str,
-        get: u16,
-        flags: u16,
+        kind: u16,
+        dump: bool,
         content: impl FnOnce(&mut AttrWriter),
-        mut answer: impl FnMut(u16, Attrs<'_>) -> Result<(), Malformed>,
+        answer: impl FnMut(u16, Attrs<'_>) -> Result<(), Malformed>,
     ) -> Result<(), NftError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let flags = if flags == DUMP {
-            REQUEST | DUMP
-        } else {
-            REQUEST | ACK
+        let query = Query {
+            subsystem: SUBSYSTEM,
+            kind,
+            family: FAMILY_INET,
+            dump,
         };
-        let bytes = request(SUBSYSTEM << 8 | get, flags, self.sequence, INET, content)
-            .ok_or(NftError::Overlong)?;
-        self.send(what, &bytes)?;
-        let mut count = 0;
-        loop {
-            let len = self.receive(what)?;
-            for message in Messages::new(&self.buffer[..len]) {
-                let message = message.map_err(NftError::malformed(what))?;
-                if message.sequence != self.sequence {
-                    continue;
-                }
-                self.interrupted |= message.interrupted;
-                match message.body {
-                    Body::Ack | Body::Done => return Ok(()),
-                    Body::Refused(refusal) => return Err(NftError::refused(what, refusal)),
-                    Body::Object { kind, attrs }
-                        if kind >> 8 == SUBSYSTEM && count < OBJECTS_MAX =>
-                    {
-                        answer(kind & 0xff, Attrs::new(attrs))
-                            .map_err(NftError::malformed(what))?;
-                        count += 1;
-                    }
-                    Body::Object { .. } => return Err(NftError::malformed(what)(Malformed)),
-                    Body::Other => {}
-                }
-            }
-        }
+        self.link.query(what, query, content, answer)
     }
-
-    fn send(&self, what: &str, bytes: &[u8]) -> Result<(), NftError> {
-        match self.socket.send(bytes, 0) {
-            Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                Err(NftError::TooLarge { bytes: bytes.len() })
-            }
-            Err(error) => Err(NftError::io(what)(error)),
-        }
-    }
-
-    /// Reads one datagram into the buffer. Only the kernel can send to a connected netlink socket.
-    fn receive(&mut self, what: &str) -> Result<usize, NftError> {
-        loop {
-            match self.socket.recv(&mut &mut self.buffer[..], 0) {
-                Ok(len) if len <= self.buffer.len() => return Ok(len),
-                Ok(_) => return Err(NftError::malformed(what)(Malformed)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(NftError::NoAnswer {
-                        what: what.to_owned(),
-                    });
-                }
-                Err(error) => return Err(NftError::io(what)(error)),
-            }
-        }
-    }
-
-    /// Throws away what is queued, so that it does not take up room.
-    fn drain(&mut self) {
-        while self
-            .socket
-            .recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT)
-            .is_ok()
-        {}
-    }
-}
-
-/// Past the limits of the system where the process may; as far as they go where not, as in a user
-/// namespace.
-fn enlarge(socket: &Socket) -> io::Result<()> {
-    let fd = socket.as_fd();
-    setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER)
-        .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER))?;
-    setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-        .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-    setsockopt(
-        &fd,
-        sockopt::ReceiveTimeout,
-        &TimeVal::new(ANSWER_TIMEOUT_S, 0),
-    )?;
-    Ok(())
 }
 
 /// What does not exist has no objects.

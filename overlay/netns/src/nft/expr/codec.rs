@@ -4,7 +4,7 @@ use super::{
     CompareOp, Counter, CtDirection, CtKey, Expr, LearnOp, MetaKey, NatFamily, PayloadBase,
     Register, Verdict,
 };
-use crate::nft::attr::{Attr, AttrWriter, Attrs, Malformed};
+use crate::nfnetlink::attr::{Attr, AttrWriter, Attrs, Malformed};
 
 /// `NFTA_LIST_ELEM`.
 pub(in crate::nft) const LIST_ELEM: u16 = 1;

@@ -12,33 +12,33 @@ const TYPE_MASK: u16 = 0x3fff;
 /// A value that ends before it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed netlink data")]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 /// Appends attributes to a buffer.
 #[derive(Debug, Default)]
-pub struct AttrWriter {
+pub(crate) struct AttrWriter {
     bytes: Vec<u8>,
     overflow: bool,
 }
 
 impl AttrWriter {
     /// An attribute with an opaque value.
-    pub fn bytes(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
         self.framed(kind, |writer| writer.bytes.extend_from_slice(value));
     }
 
     /// A big-endian `u32`.
-    pub fn u32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn u32(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
     /// A big-endian `u64`.
-    pub fn u64(&mut self, kind: u16, value: u64) {
+    pub(crate) fn u64(&mut self, kind: u16, value: u64) {
         self.bytes(kind, &value.to_be_bytes());
     }
 
     /// A string, terminated by a zero byte.
-    pub fn string(&mut self, kind: u16, value: &str) {
+    pub(crate) fn string(&mut self, kind: u16, value: &str) {
         self.framed(kind, |writer| {
             writer.bytes.extend_from_slice(value.as_bytes());
             writer.bytes.push(0);
@@ -46,27 +46,17 @@ impl AttrWriter {
     }
 
     /// A list of attributes.
-    pub fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         self.framed(kind | NESTED, content);
     }
 
-    /// Bytes without a header, such as the fixed header before the first attribute.
-    pub fn raw(&mut self, bytes: &[u8]) {
+    /// Attributes as they were read.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Bytes written so far.
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether nothing was written.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// The bytes; none when an attribute was longer than its 16-bit length can say.
-    pub fn finish(self) -> Option<Vec<u8>> {
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
         (!self.overflow).then_some(self.bytes)
     }
 
@@ -85,11 +75,11 @@ impl AttrWriter {
 
 /// An attribute as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attr<'a> {
+pub(crate) struct Attr<'a> {
     /// Its type, without flags.
-    pub kind: u16,
+    pub(crate) kind: u16,
     /// Its value, without padding.
-    pub value: &'a [u8],
+    pub(crate) value: &'a [u8],
 }
 
 impl<'a> Attr<'a> {
@@ -97,18 +87,40 @@ impl<'a> Attr<'a> {
     ///
     /// # Errors
     /// [`Malformed`] when it has another length.
-    pub fn u32(&self) -> Result<u32, Malformed> {
+    pub(crate) fn u32(&self) -> Result<u32, Malformed> {
         self.value
             .try_into()
             .map(u32::from_be_bytes)
             .map_err(|_| Malformed)
     }
 
+    /// The value as a big-endian `u16`.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it has another length.
+    pub(crate) fn u16(&self) -> Result<u16, Malformed> {
+        self.value
+            .try_into()
+            .map(u16::from_be_bytes)
+            .map_err(|_| Malformed)
+    }
+
+    /// The value as a byte.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it has another length.
+    pub(crate) fn u8(&self) -> Result<u8, Malformed> {
+        match *self.value {
+            [byte] => Ok(byte),
+            _ => Err(Malformed),
+        }
+    }
+
     /// The value as a big-endian `u64`.
     ///
     /// # Errors
     /// [`Malformed`] when it has another length.
-    pub fn u64(&self) -> Result<u64, Malformed> {
+    pub(crate) fn u64(&self) -> Result<u64, Malformed> {
         self.value
             .try_into()
             .map(u64::from_be_bytes)
@@ -116,7 +128,7 @@ impl<'a> Attr<'a> {
     }
 
     /// The value as a string, up to its first zero byte; what is not UTF-8 is replaced.
-    pub fn string(&self) -> String {
+    pub(crate) fn string(&self) -> String {
         let text = self
             .value
             .split(|byte| *byte == 0)
@@ -126,20 +138,20 @@ impl<'a> Attr<'a> {
     }
 
     /// The value as a list of attributes.
-    pub fn nested(&self) -> Attrs<'a> {
+    pub(crate) fn nested(&self) -> Attrs<'a> {
         Attrs::new(self.value)
     }
 }
 
 /// Reads attributes one after the other; ends after the first malformed one.
 #[derive(Clone, Debug)]
-pub struct Attrs<'a> {
+pub(crate) struct Attrs<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Attrs<'a> {
     /// A list of attributes.
-    pub const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
@@ -147,7 +159,7 @@ impl<'a> Attrs<'a> {
     ///
     /// # Errors
     /// [`Malformed`] when something before it is.
-    pub fn find(self, kind: u16) -> Result<Option<Attr<'a>>, Malformed> {
+    pub(crate) fn find(self, kind: u16) -> Result<Option<Attr<'a>>, Malformed> {
         for attr in self {
             let attr = attr?;
             if attr.kind == kind {

@@ -1,15 +1,21 @@
-//! Netlink messages as the kernel sends them (RFC 3549 section 2.3.2; linux/netlink.h).
+//! Netlink messages as the kernel sends and takes them (RFC 3549 section 2.3.2; linux/netlink.h).
 
-use super::attr::{Attrs, Malformed};
+use super::attr::{AttrWriter, Attrs, Malformed};
 
 /// `struct nlmsghdr`.
-pub(super) const HEADER_LEN: usize = 16;
+const HEADER_LEN: usize = 16;
 /// `struct nfgenmsg`: family, version, resource id.
-pub(super) const NFGENMSG_LEN: usize = 4;
+pub(crate) const NFGENMSG_LEN: usize = 4;
 /// `NLMSG_ERROR`, also an acknowledgement (error 0).
 const TYPE_ERROR: u16 = 2;
 /// `NLMSG_DONE`: the end of a dump.
 const TYPE_DONE: u16 = 3;
+/// `NLM_F_REQUEST`.
+pub(crate) const REQUEST: u16 = 0x1;
+/// `NLM_F_ACK`.
+pub(crate) const ACK: u16 = 0x4;
+/// `NLM_F_ROOT | NLM_F_MATCH`.
+pub(crate) const DUMP: u16 = 0x300;
 /// Types below belong to netlink itself (`NLMSG_MIN_TYPE`).
 const TYPE_MIN: u16 = 16;
 /// `NLM_F_DUMP_INTR`: the dump is not of one moment.
@@ -25,18 +31,18 @@ const ERROR_ATTR_OFFS: u16 = 2;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// The request that it answers.
-    pub sequence: u32,
+    pub(crate) sequence: u32,
     /// Whether a dump was interrupted by a change.
-    pub interrupted: bool,
+    pub(crate) interrupted: bool,
     /// What it says.
-    pub body: Body<'a>,
+    pub(crate) body: Body<'a>,
 }
 
 /// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body<'a> {
+pub(crate) enum Body<'a> {
     /// The request was carried out.
     Ack,
     /// It was refused.
@@ -67,13 +73,13 @@ pub struct Refusal {
 
 /// Reads the messages of one datagram; ends after the first malformed one.
 #[derive(Clone, Debug)]
-pub struct Messages<'a> {
+pub(crate) struct Messages<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Messages<'a> {
     /// The messages of a datagram.
-    pub const fn new(datagram: &'a [u8]) -> Self {
+    pub(crate) const fn new(datagram: &'a [u8]) -> Self {
         Self { rest: datagram }
     }
 
@@ -154,6 +160,30 @@ fn answer(flags: u16, payload: &[u8]) -> Result<Body<'_>, Malformed> {
         }
     }
     Ok(Body::Refused(refusal))
+}
+
+/// One message: `nlmsghdr`, `nfgenmsg`, attributes. None when it cannot be encoded.
+pub(crate) fn request(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    nfgenmsg: [u8; NFGENMSG_LEN],
+    content: impl FnOnce(&mut AttrWriter),
+) -> Option<Vec<u8>> {
+    let mut attrs = AttrWriter::default();
+    content(&mut attrs);
+    let attrs = attrs.finish()?;
+    let len = u32::try_from(HEADER_LEN + NFGENMSG_LEN + attrs.len()).ok()?;
+    let mut bytes = Vec::with_capacity(HEADER_LEN + NFGENMSG_LEN + attrs.len());
+    bytes.extend(len.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    // The kernel knows the sender by its socket.
+    bytes.extend([0; 4]);
+    bytes.extend(nfgenmsg);
+    bytes.extend(attrs);
+    Some(bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, Malformed> {

@@ -3,7 +3,7 @@ use std::io;
 use super::attr::Malformed;
 use super::message::Refusal;
 
-/// A request to nf_tables failed.
+/// A request to nf_tables or connection tracking failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NftError {
@@ -63,7 +63,7 @@ impl NftError {
         }
     }
 
-    pub(super) fn refused(what: &str, refusal: Refusal) -> Self {
+    pub(crate) fn refused(what: &str, refusal: Refusal) -> Self {
         let source = io::Error::from_raw_os_error(refusal.errno);
         Self::Refused {
             what: what.to_owned(),
@@ -72,13 +72,13 @@ impl NftError {
         }
     }
 
-    pub(super) fn malformed(what: &str) -> impl Fn(Malformed) -> Self {
+    pub(crate) fn malformed(what: &str) -> impl Fn(Malformed) -> Self {
         move |_| Self::Malformed {
             what: what.to_owned(),
         }
     }
 
-    pub(super) fn io(what: &str) -> impl Fn(io::Error) -> Self {
+    pub(crate) fn io(what: &str) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io {
             what: what.to_owned(),
             source,
