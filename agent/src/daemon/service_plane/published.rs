@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 use tracing::warn;
 use weft_lb::Balancer;
-use weft_lb::ingress::Ingress;
+use weft_lb::ingress::{Ingress, IngressSpec};
 use weft_lb::spec::{Changes, Spec};
 use weft_netns::{Identity, Netns};
 use weft_overlay::gateway::{
@@ -94,6 +94,10 @@ impl PublishedPorts {
         let mut ops = 0;
         match self.gateway_spec(view, index, here).await {
             Ok(spec) if full || self.made.as_ref() != Some(&spec) => {
+                if self.made.is_none() {
+                    let made = self.published(view, index, here, spec.subnet4);
+                    ops += self.make_rules(made.rules).await;
+                }
                 ops += self.make_gateway(spec).await;
             }
             Ok(_) => {}
@@ -103,8 +107,18 @@ impl PublishedPorts {
         let Some(gateway4) = self.subnet4 else {
             return ops;
         };
-        let wanted = published::published(view, index, here.node, gateway4, &self.legs);
+        let wanted = self.published(view, index, here, gateway4);
         ops + self.make_tables(wanted, full).await
+    }
+
+    fn published(
+        &self,
+        view: &View,
+        index: &ServiceIndex,
+        here: Here<'_>,
+        gateway4: Ipv4Net,
+    ) -> Published {
+        published::published(view, index, here.node, gateway4, &self.legs)
     }
 
     /// Takes everything away, if anything may be there.
@@ -233,6 +247,29 @@ impl PublishedPorts {
             None => self.error = None,
         }
         self.made = whole.then_some(spec);
+    }
+
+    /// Before there is a gateway: it opens the host to what these rules drop.
+    async fn make_rules(&mut self, rules: IngressSpec) -> usize {
+        let tables = self.tables.take();
+        let made = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+            let mut tables = match tables {
+                Some(tables) => tables,
+                None => open_tables()?,
+            };
+            let report = tables.ingress.reconcile(&rules)?;
+            Ok((tables, report.ops))
+        });
+        match made.await.map_err(anyhow::Error::from).flatten() {
+            Ok((tables, ops)) => {
+                self.tables = Some(tables);
+                ops
+            }
+            Err(error) => {
+                self.fail(format!("{error:#}"));
+                0
+            }
+        }
     }
 
     async fn make_tables(&mut self, wanted: Published, full: bool) -> usize {

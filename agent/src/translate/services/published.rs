@@ -34,6 +34,12 @@ const MESH_IF: &str = "wf-ingress";
 const MESH6: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd77, 0x6566, 0x7401, 0, 0, 0, 0, 0), 64);
 
+// The one marks what the other routes.
+const _: () = assert!(
+    weft_lb::ingress::MARK_MASK == weft_overlay::gateway::MARK_MASK
+        && weft_lb::ingress::NODE_MAX == NODE_MAX
+);
+
 /// What this node does for published ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
