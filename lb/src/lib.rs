@@ -17,11 +17,11 @@
 //! - [`ingress`]: what a published port takes beside that on a host, in a table of its own: backends
 //!   on other nodes see the client and answer through the node that it spoke to.
 //! - [`flows`]: forgets the flows of backends that are gone, and counts those of each.
+//! - [`least_conn`]: weights by which backends with fewer flows get more of the new ones.
 //!
 //! # What is not here
 //!
-//! Least-connections, idle time-outs, statistics; and what other crates see to: health, and DNS
-//! answers.
+//! Idle time-outs, statistics; and what other crates see to: health, and DNS answers.
 //!
 //! # The table
 //!
@@ -128,6 +128,7 @@ mod hash;
 pub mod ingress;
 mod kernel;
 mod layout;
+pub mod least_conn;
 mod maglev;
 mod observed;
 mod plan;
