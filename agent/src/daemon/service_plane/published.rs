@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 use tracing::warn;
 use weft_lb::Balancer;
+use weft_lb::flows::Flows;
 use weft_lb::ingress::{Ingress, IngressSpec};
-use weft_lb::spec::{Changes, Spec};
+use weft_lb::spec::{Backend, Changes, Spec};
 use weft_netns::{Identity, Netns};
 use weft_overlay::gateway::{
     Gateway, GatewayReport, GatewaySpec, LegAddresses, SUBNET6, choose_subnet, observed_subnet,
@@ -49,6 +50,7 @@ pub(super) struct PublishedPorts {
 struct Tables {
     balancer: Balancer,
     ingress: Ingress,
+    flows: Flows,
     said: Option<Published>,
 }
 
@@ -345,8 +347,29 @@ impl Tables {
                 // It was lost, and has the changed services alone.
                 ops += self.balancer.reconcile(&wanted.balance)?.ops;
             }
+            self.forget(&said.balance, &changes);
         }
         Ok(ops)
+    }
+
+    /// Flows stay with a backend that is gone: a client that sends datagrams would never get another,
+    /// and a connection would hang instead of being reset.
+    fn forget(&mut self, said: &Spec, changes: &Changes) {
+        for (key, service) in changes {
+            let listed = |backend: &Backend| {
+                let service = service.as_ref();
+                service.is_some_and(|service| service.backends.contains_key(backend))
+            };
+            let backends = said
+                .get(key)
+                .into_iter()
+                .flat_map(|said| said.backends.keys());
+            for gone in backends.filter(|backend| !listed(backend)) {
+                if let Err(error) = self.flows.forget(gone, Some(key)) {
+                    warn!(%error, backend = %gone, "flows stay with a backend that is gone");
+                }
+            }
+        }
     }
 }
 
@@ -366,6 +389,7 @@ fn open_tables() -> anyhow::Result<Tables> {
     Ok(Tables {
         balancer: Balancer::open(&host, BALANCE_TABLE)?,
         ingress: Ingress::open(&host, RULES_TABLE)?,
+        flows: Flows::open(&host)?,
         said: None,
     })
 }

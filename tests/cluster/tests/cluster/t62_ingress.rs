@@ -13,6 +13,10 @@ use crate::Case;
 /// The cases of this file.
 pub(crate) const CASES: &[Case] = &[
     (
+        "ingress::a_connection_to_a_node_that_died_is_reset",
+        a_connection_is_reset,
+    ),
+    (
         "ingress::nothing_is_there_while_no_port_is_published",
         nothing_is_left,
     ),
@@ -372,4 +376,29 @@ fn a_node_dies() -> Result<()> {
         ensure!(spread(&answers).len() == 2, "{answers:?}");
         Ok(())
     })
+}
+
+fn a_connection_is_reset() -> Result<()> {
+    let cluster = publishing("--publish 8080:80")?;
+    backend(&cluster, 3, "c")?;
+    let mut held = cluster.client(OUTSIDE).hold(&underlay(1), 8080)?;
+    held.tell()?;
+    ensure!(held.line()? == format!("c {OUTSIDE_ADDRESS}"));
+    backend(&cluster, 2, "b")?;
+    cluster.host(3)?.set_cable(weft_agent::lab::Cable::Silent)?;
+    eventually("the node is left out", || {
+        let service = cluster.json(1, "service inspect web")?;
+        let endpoints = service["endpoints"].as_array().context("no endpoints")?;
+        let down = endpoints.iter().any(|endpoint| endpoint["state"] == "down");
+        ensure!(down, "{service}");
+        Ok(())
+    })?;
+    // The client hears of it with its next segment instead of waiting for an answer.
+    held.tell()?;
+    let heard = held.line()?;
+    ensure!(
+        heard.starts_with("failed: ") && heard.contains("reset"),
+        "{heard}"
+    );
+    Ok(())
 }
