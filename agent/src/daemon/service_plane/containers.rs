@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -7,9 +8,11 @@ use weft_lb::Balancer;
 use weft_netns::Identity;
 use weft_overlay::NetnsRef;
 
+use super::flows::{self, Backed};
+use super::namespace::Unopened;
 use super::plan::{Plan, Scope, Wanted, plan};
 use super::table::{self, Done, Job, Outcome, Work};
-use crate::translate::services::ServicesDirty;
+use crate::translate::services::{self, ServicesDirty, Vip};
 
 /// Containers that are worked on at a time; what they wait for is mostly the kernel.
 const AT_A_TIME: usize = 4;
@@ -36,7 +39,13 @@ struct Table {
 
 impl Containers {
     /// Brings what is in the scope to what is wanted; answers with how many changes that took.
-    pub(super) async fn reconcile(&mut self, wanted: Wanted<'_>, scope: Scope<'_>) -> usize {
+    /// Flows to backends that have departed are forgotten, once no table leads to them.
+    pub(super) async fn reconcile(
+        &mut self,
+        wanted: Wanted<'_>,
+        scope: Scope<'_>,
+        departed: &BTreeSet<(Vip, Ipv4Addr)>,
+    ) -> usize {
         let mut ops = 0;
         let mut work = plan(wanted, &self.known(), scope);
         for _ in 0..ROUNDS {
@@ -53,6 +62,7 @@ impl Containers {
             }
             work = plan(wanted, &self.known(), Scope::Touched(&lost));
         }
+        self.forget(wanted, departed).await;
         ops
     }
 
@@ -89,12 +99,43 @@ impl Containers {
         done.collect().await
     }
 
+    async fn forget(&self, wanted: Wanted<'_>, departed: &BTreeSet<(Vip, Ipv4Addr)>) {
+        let mut work: BTreeMap<Identity, Vec<Backed>> = BTreeMap::new();
+        for (vip, address) in departed {
+            // Where the address is gone, too, nothing would take the flows' next packets.
+            if !wanted.index.is_service(*vip) {
+                continue;
+            }
+            for place in wanted.index.places_on_network(wanted.here.node, vip.0) {
+                let backed = (services::key(*vip), IpAddr::V4(*address));
+                work.entry(place).or_default().push(backed);
+            }
+        }
+        let jobs = work.into_iter().filter_map(|(place, gone)| {
+            let netns = self.tables.get(&place)?.netns.clone();
+            Some(async move {
+                let work = move || flows::forget(&netns, &gone);
+                match tokio::task::spawn_blocking(work).await {
+                    Ok(Ok(()) | Err(Unopened::Gone)) => {}
+                    Ok(Err(Unopened::Failed(why))) => {
+                        warn!(?place, why, "flows to backends that are no more may hang");
+                    }
+                    Err(error) => warn!(?place, %error, "flows could not be forgotten"),
+                }
+            })
+        });
+        stream::iter(jobs)
+            .buffer_unordered(AT_A_TIME)
+            .collect::<()>()
+            .await;
+    }
+
     fn known(&self) -> BTreeSet<Identity> {
         self.tables.keys().copied().collect()
     }
 
     fn job(&mut self, place: Identity, work: Work, netns: BTreeSet<NetnsRef>) -> Job {
-        if matches!(work, Work::Make(_)) {
+        if matches!(work, Work::Make { .. }) {
             self.tables.entry(place).or_default();
         }
         let Some(table) = self.tables.get_mut(&place) else {

@@ -7,6 +7,8 @@
 
 mod containers;
 mod drain;
+mod flows;
+mod namespace;
 mod plan;
 mod published;
 mod ready;
@@ -106,7 +108,8 @@ impl ServicePlane {
             index: &self.index,
             here,
         };
-        let mut ops = self.containers.reconcile(wanted, scope).await;
+        let containers = &mut self.containers;
+        let mut ops = containers.reconcile(wanted, scope, &dirty.departed).await;
         if full || std::mem::take(&mut self.ports_dirty) {
             self.ports_dirty = false;
             ops += self.ports.reconcile(view, &self.index, here, full).await;

@@ -9,7 +9,9 @@ use weft_overlay::NetnsRef;
 use weft_raft::model::{NetworkId, View};
 
 use super::table::Work;
-use crate::translate::services::{self, Container, Here, ServiceIndex, ServicesDirty, Vip};
+use crate::translate::services::{
+    self, Container, Here, Members, ServiceIndex, ServicesDirty, Vip,
+};
 
 /// What the wanted tables follow from.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +40,10 @@ pub(super) fn plan(wanted: Wanted<'_>, known: &BTreeSet<Identity>, scope: Scope<
     let planner = Planner {
         wanted,
         known,
-        sweep: matches!(scope, Scope::Start),
+        start: matches!(scope, Scope::Start),
         containers: BTreeMap::new(),
         specs: BTreeMap::new(),
+        members: BTreeMap::new(),
         plan: Plan::new(),
     };
     planner.plan(scope)
@@ -49,10 +52,11 @@ pub(super) fn plan(wanted: Wanted<'_>, known: &BTreeSet<Identity>, scope: Scope<
 struct Planner<'a> {
     wanted: Wanted<'a>,
     known: &'a BTreeSet<Identity>,
-    sweep: bool,
+    start: bool,
     containers: BTreeMap<Identity, Option<Container>>,
     /// Containers on the same networks have the same services.
     specs: BTreeMap<BTreeSet<NetworkId>, Arc<Spec>>,
+    members: BTreeMap<BTreeSet<NetworkId>, Arc<Members>>,
     plan: Plan,
 }
 
@@ -87,10 +91,12 @@ impl Planner<'_> {
         let netns = container.as_ref().map(|container| container.netns.clone());
         let work = match container {
             Some(container) if services::has_services(self.wanted.index, &container) => {
-                Some(Work::Make(self.spec(&container)))
+                let spec = self.spec(&container);
+                let members = self.start.then(|| self.members(&container));
+                Some(Work::Make { spec, members })
             }
             _ if self.known.contains(&place) => Some(Work::Remove),
-            _ => self.sweep.then_some(Work::Sweep),
+            _ => self.start.then_some(Work::Sweep),
         };
         if let Some(work) = work {
             self.plan.insert(place, (work, netns.unwrap_or_default()));
@@ -136,6 +142,13 @@ impl Planner<'_> {
         made.or_insert_with(|| Arc::new(services::container_services(view, index, container)))
             .clone()
     }
+
+    fn members(&mut self, container: &Container) -> Arc<Members> {
+        let Wanted { view, index, .. } = self.wanted;
+        let made = self.members.entry(container.networks.clone());
+        made.or_insert_with(|| Arc::new(services::container_members(view, index, container)))
+            .clone()
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +181,10 @@ mod tests {
         let tables = tables.iter().map(|number| place(*number)).collect();
         let plan = plan(wanted, &tables, scope);
         let word = |work: &Work| match work {
-            Work::Make(spec) => format!("make {}", spec.len()),
+            Work::Make { spec, members } => match members {
+                Some(_) => format!("make {} and forget strays", spec.len()),
+                None => format!("make {}", spec.len()),
+            },
             Work::Change(changes) => {
                 let gone = changes.values().filter(|service| service.is_none());
                 format!("change {} of them gone {}", changes.len(), gone.count())
@@ -194,7 +210,8 @@ mod tests {
         assert_eq!(plan, words(&[(2, "make 2")]));
         // What an earlier agent left is looked for once.
         let plan = planned(&known, &[], Scope::Start);
-        assert_eq!(plan, words(&[(2, "make 2"), (3, "sweep")]));
+        let start = [(2, "make 2 and forget strays"), (3, "sweep")];
+        assert_eq!(plan, words(&start));
         let none = Known::of(&[], &[client(2, 1, 1)]);
         assert_eq!(planned(&none, &[], Scope::All), []);
     }

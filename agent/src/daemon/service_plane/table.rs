@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tracing::debug;
+use tracing::{debug, info, warn};
 use weft_lb::spec::{Changes, Spec};
 use weft_lb::{Balancer, BalancerError};
-use weft_netns::{Identity, Netns};
+use weft_netns::Identity;
 use weft_overlay::NetnsRef;
+
+use super::flows;
+use super::namespace::{Unopened, open};
+use crate::translate::services::Members;
 
 /// Name of the nftables table with the service addresses of a namespace.
 pub(super) const TABLE: &str = "weft-lb";
@@ -29,7 +33,12 @@ pub(super) struct Job {
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     /// Make the table say this and nothing else.
-    Make(Arc<Spec>),
+    Make {
+        /// What it is to say.
+        spec: Arc<Spec>,
+        /// To forget the flows to backends that are not among these, if given.
+        members: Option<Arc<Members>>,
+    },
     /// Change these services of a table that is held open.
     Change(Changes),
     /// Let there be no table.
@@ -62,14 +71,7 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// A namespace that could not be entered, or a table that could not be made.
-#[derive(Debug)]
-enum Trouble {
-    Gone,
-    Failed(String),
-}
-
-impl From<BalancerError> for Trouble {
+impl From<BalancerError> for Unopened {
     fn from(error: BalancerError) -> Self {
         Self::Failed(error.to_string())
     }
@@ -84,7 +86,7 @@ pub(super) fn carry_out(job: Job) -> Done {
         work,
     } = job;
     let done = match work {
-        Work::Make(spec) => make(&netns, balancer, &spec),
+        Work::Make { spec, members } => make(&netns, balancer, &spec, members.as_deref()),
         Work::Change(changes) => match balancer {
             Some(balancer) => change(balancer, &changes),
             // Nothing is held open: there is nothing that only some services could be changed of.
@@ -92,16 +94,16 @@ pub(super) fn carry_out(job: Job) -> Done {
         },
         Work::Remove => remove(&netns, balancer).map(|()| (None, Outcome::Done(1))),
         Work::Sweep => {
-            if let Err(Trouble::Failed(why)) = remove(&netns, None) {
+            if let Err(Unopened::Failed(why)) = remove(&netns, None) {
                 debug!(?place, why, "not looked for a left-over table");
             }
             Ok((None, Outcome::Done(0)))
         }
     };
-    let (balancer, outcome) = done.unwrap_or_else(|trouble| match trouble {
-        Trouble::Gone => (None, Outcome::Gone),
+    let (balancer, outcome) = done.unwrap_or_else(|unopened| match unopened {
+        Unopened::Gone => (None, Outcome::Gone),
         // A socket that an error came from may have more of it to say: it is opened anew.
-        Trouble::Failed(why) => (None, Outcome::Failed(why)),
+        Unopened::Failed(why) => (None, Outcome::Failed(why)),
     });
     Done {
         place,
@@ -114,7 +116,8 @@ fn make(
     netns: &BTreeSet<NetnsRef>,
     balancer: Option<Balancer>,
     spec: &Spec,
-) -> Result<(Option<Balancer>, Outcome), Trouble> {
+    members: Option<&Members>,
+) -> Result<(Option<Balancer>, Outcome), Unopened> {
     // Also when the table is held open, or the container would never be seen to end.
     let namespace = open(netns)?;
     let mut balancer = match balancer {
@@ -123,13 +126,19 @@ fn make(
     };
     let report = balancer.ensure(spec)?;
     let ops = report.ops + usize::from(report.created);
+    let strays = members.map(|members| flows::forget_strays(&namespace, members));
+    match strays.transpose() {
+        Ok(None | Some(0)) => {}
+        Ok(Some(backends)) => info!(backends, "forgot flows to backends that are no more"),
+        Err(error) => warn!(%error, "flows to backends that are no more may hang"),
+    }
     Ok((Some(balancer), Outcome::Done(ops)))
 }
 
 fn change(
     mut balancer: Balancer,
     changes: &Changes,
-) -> Result<(Option<Balancer>, Outcome), Trouble> {
+) -> Result<(Option<Balancer>, Outcome), Unopened> {
     let report = balancer.change(changes)?;
     let outcome = match report.created {
         true => Outcome::Lost(report.ops),
@@ -138,34 +147,12 @@ fn change(
     Ok((Some(balancer), outcome))
 }
 
-fn remove(netns: &BTreeSet<NetnsRef>, balancer: Option<Balancer>) -> Result<(), Trouble> {
+fn remove(netns: &BTreeSet<NetnsRef>, balancer: Option<Balancer>) -> Result<(), Unopened> {
     let balancer = match balancer {
         Some(balancer) => balancer,
         None => Balancer::open(&open(netns)?, TABLE)?,
     };
     Ok(balancer.remove()?)
-}
-
-/// Opens a namespace by the first way that still leads to it.
-fn open(netns: &BTreeSet<NetnsRef>) -> Result<Netns, Trouble> {
-    let mut trouble = Trouble::Gone;
-    for reference in netns {
-        if reference.is_gone() {
-            continue;
-        }
-        let meant = Identity {
-            device: reference.device,
-            inode: reference.inode,
-        };
-        match Netns::open(&reference.path) {
-            Ok(found) if found.identity() == meant => return Ok(found),
-            // It went a moment ago.
-            Ok(_) => {}
-            Err(_) if reference.is_gone() => {}
-            Err(error) => trouble = Trouble::Failed(error.to_string()),
-        }
-    }
-    Err(trouble)
 }
 
 #[cfg(test)]
@@ -201,8 +188,11 @@ mod tests {
         let own = std::path::Path::new("/proc/self/ns/net");
         let missing = std::path::Path::new("/nonexistent/net");
         for netns in [reference(own, 1), reference(missing, 1)] {
-            let spec = Arc::new(Spec::new());
-            assert_eq!(ended(netns.clone(), Work::Make(spec)), Outcome::Gone);
+            let make = Work::Make {
+                spec: Arc::new(Spec::new()),
+                members: None,
+            };
+            assert_eq!(ended(netns.clone(), make), Outcome::Gone);
             assert_eq!(ended(netns.clone(), Work::Remove), Outcome::Gone);
             assert_eq!(ended(netns, Work::Sweep), Outcome::Done(0));
         }

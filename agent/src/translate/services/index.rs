@@ -35,6 +35,8 @@ pub(crate) struct ServicesDirty {
     pub(crate) vips: BTreeSet<Vip>,
     /// What is attached to these containers.
     pub(crate) places: BTreeSet<Place>,
+    /// Backends that are no more, each with a service address that led to it.
+    pub(crate) departed: BTreeSet<(Vip, Ipv4Addr)>,
 }
 
 const FIRST_ENDPOINT: EndpointId = EndpointId::new([0; 10]);
@@ -67,6 +69,7 @@ impl ServicesDirty {
         self.all |= other.all;
         self.vips.extend(other.vips);
         self.places.extend(other.places);
+        self.departed.extend(other.departed);
     }
 }
 
@@ -99,6 +102,7 @@ impl ServiceIndex {
                 Change::EndpointGone(id) => {
                     if let Some(old) = self.remove_endpoint(*id) {
                         self.dirty_endpoint(&old, &mut dirty);
+                        self.depart(&old, &mut dirty);
                     }
                 }
                 Change::Service(service) => {
@@ -117,6 +121,11 @@ impl ServiceIndex {
     /// The service with this address.
     pub(super) fn service_at(&self, vip: Vip) -> Option<ServiceId> {
         self.vips.get(&vip).copied()
+    }
+
+    /// Whether a service has this address.
+    pub(crate) fn is_service(&self, vip: Vip) -> bool {
+        self.vips.contains_key(&vip)
     }
 
     /// The service addresses of a network.
@@ -176,6 +185,9 @@ impl ServiceIndex {
     fn endpoint_changed(&mut self, new: &Arc<Endpoint>, dirty: &mut ServicesDirty) {
         let old = self.remove_endpoint(new.id);
         self.insert_endpoint(new);
+        if let Some(old) = old.as_ref().filter(|old| !same_backend(old, new)) {
+            self.depart(old, dirty);
+        }
         match old {
             Some(old) if same_interface(&old, new) => {
                 if as_member(&old) != as_member(new) {
@@ -194,6 +206,11 @@ impl ServiceIndex {
     fn dirty_endpoint(&self, row: &Endpoint, dirty: &mut ServicesDirty) {
         dirty.places.insert(place(row));
         dirty.vips.extend(self.vips_of_member(row));
+    }
+
+    fn depart(&self, row: &Endpoint, dirty: &mut ServicesDirty) {
+        let vips = self.vips_of_member(row);
+        dirty.departed.extend(vips.map(|vip| (vip, row.ipv4)));
     }
 
     /// The service addresses that lead to an endpoint, or would if it took traffic.
@@ -284,6 +301,11 @@ pub(super) fn identity(attachment: &Attachment) -> Identity {
 fn same_interface(old: &Endpoint, new: &Endpoint) -> bool {
     (old.network, old.node, old.ipv4, &old.attachment)
         == (new.network, new.node, new.ipv4, &new.attachment)
+}
+
+/// Whether a service that led to the one leads to the other.
+fn same_backend(old: &Endpoint, new: &Endpoint) -> bool {
+    (old.service, old.network, old.ipv4) == (new.service, new.network, new.ipv4)
 }
 
 /// What a service uses of an endpoint.

@@ -39,6 +39,9 @@ pub(crate) struct Container {
     pub(crate) netns: BTreeSet<NetnsRef>,
 }
 
+/// Addresses of the backends of service addresses.
+pub(crate) type Members = BTreeMap<ServiceKey, BTreeSet<IpAddr>>;
+
 /// The container that has this namespace; `None` when no endpoint of this boot is there.
 pub(crate) fn container(
     view: &View,
@@ -90,6 +93,27 @@ pub(crate) fn container_service(
     networks
         .map(|network| (*network, address))
         .find_map(|vip| service_at(view, index, vip))
+}
+
+/// The backends of each address that a container balances, whether they take traffic, are drained
+/// or on a node that is down: whoever is not among them is no more.
+pub(crate) fn container_members(
+    view: &View,
+    index: &ServiceIndex,
+    container: &Container,
+) -> Members {
+    let mut members = Members::new();
+    for network in &container.networks {
+        for vip in index.vips_on(*network) {
+            let ids = index.service_at(vip).map(|service| index.members(service));
+            let rows = ids.into_iter().flatten();
+            let rows = rows.filter_map(|id| view.endpoints.get(&id));
+            let here = rows.filter(|row| row.network == *network);
+            let addresses = here.map(|row| IpAddr::V4(row.ipv4));
+            members.entry(key(vip)).or_default().extend(addresses);
+        }
+    }
+    members
 }
 
 /// Whether a container balances anything.

@@ -124,6 +124,7 @@ impl Known {
 pub(crate) fn dirty(vips: &[Vip], places: &[(u8, u8)]) -> ServicesDirty {
     ServicesDirty {
         all: false,
+        departed: BTreeSet::new(),
         vips: vips.iter().copied().collect(),
         places: places
             .iter()

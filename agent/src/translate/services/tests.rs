@@ -1,3 +1,4 @@
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use weft_raft::model::*;
@@ -132,7 +133,11 @@ fn a_change_touches_the_addresses_and_containers_that_it_is_about() {
     state.labels = Labels::from([("a".to_owned(), "b".to_owned())]);
     assert!(known.put(state).is_clean());
     let gone = Change::EndpointGone(EndpointId::new([3; 10]));
-    assert_eq!(known.apply(&[gone]), dirty(&[vip(1, 1)], &[(2, 3)]));
+    let touched = ServicesDirty {
+        departed: [(vip(1, 1), Ipv4Addr::new(10, 0, 1, 3))].into(),
+        ..dirty(&[vip(1, 1)], &[(2, 3)])
+    };
+    assert_eq!(known.apply(&[gone]), touched);
     let moved = Change::Service(Arc::new(service(1, &[2])));
     assert_eq!(known.apply(&[moved]), dirty(&[vip(1, 1), vip(2, 1)], &[]));
     assert_eq!(known.spec(2).len(), 1);
@@ -145,6 +150,32 @@ fn a_change_touches_the_addresses_and_containers_that_it_is_about() {
     heir.networks[0].vip = Some(vip(1, 2).1);
     known.apply(&[Change::Service(Arc::new(heir))]);
     assert!(known.spec(2).contains_key(&key(vip(1, 2))));
+}
+
+#[test]
+fn a_backend_departs_when_its_service_leads_to_it_no_more() {
+    let mut known = Known::of(
+        &[service(1, &[1]), service(2, &[1])],
+        &[client(2, 1, 1), member(3, 1, 2, 1)],
+    );
+    let address = Ipv4Addr::new(10, 0, 1, 3);
+    let departed = known.put(member(3, 1, 2, 2)).departed;
+    assert_eq!(departed, [(vip(1, 1), address)].into());
+    // A node that is down may come back with everything.
+    let down = Node {
+        status: NodeStatus::Down,
+        ..node(2, 1500)
+    };
+    let touched = known.apply(&[Change::Node(Arc::new(down))]);
+    assert!(touched.departed.is_empty());
+    assert_eq!(known.backends(2, vip(1, 2)), []);
+    let found = container(&known.view, &known.index, HERE, place(2)).unwrap();
+    let members = container_members(&known.view, &known.index, &found);
+    assert_eq!(members[&key(vip(1, 2))], [IpAddr::V4(address)].into());
+    assert!(members[&key(vip(1, 1))].is_empty());
+    // Who joins no more has departed, too.
+    let departed = known.put(client(3, 1, 2)).departed;
+    assert_eq!(departed, [(vip(1, 2), address)].into());
 }
 
 #[test]

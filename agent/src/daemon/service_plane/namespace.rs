@@ -1,0 +1,35 @@
+use std::collections::BTreeSet;
+
+use weft_netns::{Identity, Netns};
+use weft_overlay::NetnsRef;
+
+/// Why a container's namespace is not open.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// The container has ended.
+    Gone,
+    /// It cannot be opened, or what was to be done in it failed.
+    Failed(String),
+}
+
+/// Opens a namespace by the first way that still leads to it. Blocks where a file system does.
+pub(super) fn open(netns: &BTreeSet<NetnsRef>) -> Result<Netns, Unopened> {
+    let mut unopened = Unopened::Gone;
+    for reference in netns {
+        if reference.is_gone() {
+            continue;
+        }
+        let meant = Identity {
+            device: reference.device,
+            inode: reference.inode,
+        };
+        match Netns::open(&reference.path) {
+            Ok(found) if found.identity() == meant => return Ok(found),
+            // It went a moment ago.
+            Ok(_) => {}
+            Err(_) if reference.is_gone() => {}
+            Err(error) => unopened = Unopened::Failed(error.to_string()),
+        }
+    }
+    Err(unopened)
+}
