@@ -318,11 +318,11 @@ impl Backend for Daemon {
     }
 
     fn services(&self) -> Reply<'_, Vec<Service>> {
-        Box::pin(async { services::list(self) })
+        Box::pin(services::list(self))
     }
 
     fn service(&self, service: String) -> Reply<'_, Service> {
-        Box::pin(async move { services::one(self, &service) })
+        Box::pin(async move { services::one(self, &service).await })
     }
 
     fn service_create(&self, request: ServiceCreateRequest) -> Reply<'_, ServiceAnswer> {

@@ -16,6 +16,7 @@ use weft_raft::model::{self, EndpointId, NetworkId, PublishedPort, ServiceId, Vi
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
 use super::not_yet;
+use super::service_plane;
 use crate::api::lookup;
 use crate::api::types::{
     ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
@@ -29,8 +30,9 @@ const DRAIN_TIMEOUT_MS: u32 = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// All services, by name.
-pub(super) fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
+pub(super) async fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
     daemon.this()?;
+    let connections = service_plane::connections(daemon, None).await;
     let mut services: Vec<Service> = daemon.control.with_view(|view| {
         let mut members: BTreeMap<ServiceId, Vec<&Arc<model::Endpoint>>> = BTreeMap::new();
         for endpoint in view.endpoints.values() {
@@ -42,7 +44,7 @@ pub(super) fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
             .values()
             .map(|row| {
                 let members = members.remove(&row.id).unwrap_or_default();
-                Service::from_row(row, members, view, |id| daemon.connections_of(id))
+                Service::from_row(row, members, view, |id| connections.get(&id).copied())
             })
             .collect()
     });
@@ -51,10 +53,11 @@ pub(super) fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
 }
 
 /// One service.
-pub(super) fn one(daemon: &Daemon, wanted: &str) -> Result<Service, ApiError> {
+pub(super) async fn one(daemon: &Daemon, wanted: &str) -> Result<Service, ApiError> {
     daemon.this()?;
     let row = found(daemon, wanted)?;
-    Ok(describe(daemon, &row))
+    let connections = service_plane::connections(daemon, Some(row.id)).await;
+    Ok(describe(daemon, &row, &connections))
 }
 
 /// Creates a service.
@@ -125,7 +128,7 @@ pub(super) async fn update(
 pub(super) async fn remove(daemon: Daemon, wanted: String) -> Result<Service, ApiError> {
     daemon.this()?;
     let row = found(&daemon, &wanted)?;
-    let was = describe(&daemon, &row);
+    let was = describe(&daemon, &row, &BTreeMap::new());
     daemon
         .propose(Command::RemoveService { id: row.id })
         .await?;
@@ -156,24 +159,20 @@ pub(super) async fn update_endpoint(
     }
 }
 
-impl Daemon {
-    /// Flows that an endpoint has now through services of this node; `None` where that is not
-    /// known.
-    fn connections_of(&self, _endpoint: EndpointId) -> Option<u64> {
-        None
-    }
-}
-
 fn found(daemon: &Daemon, wanted: &str) -> Result<Arc<model::Service>, ApiError> {
     daemon
         .control
         .with_view(|view| lookup::service(view, wanted).cloned())
 }
 
-fn describe(daemon: &Daemon, row: &model::Service) -> Service {
+fn describe(
+    daemon: &Daemon,
+    row: &model::Service,
+    connections: &BTreeMap<EndpointId, u64>,
+) -> Service {
     daemon.control.with_view(|view| {
         Service::from_row(row, lookup::members(view, row.id), view, |id| {
-            daemon.connections_of(id)
+            connections.get(&id).copied()
         })
     })
 }
@@ -193,7 +192,7 @@ fn answer(
     let new = row.ports.iter().filter(|port| !before.contains(port));
     let new: Vec<Port> = new.map(Port::from).collect();
     Ok(ServiceAnswer {
-        service: describe(daemon, &row),
+        service: describe(daemon, &row, &BTreeMap::new()),
         warnings: host.warnings(&new),
     })
 }

@@ -48,6 +48,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
             crate::backend::ask_until_told(to, port.parse()?, interval_us.parse()?)
         }
         ["hold", to, port] => crate::backend::hold(to, port.parse()?),
+        ["hold-udp", to, port] => crate::backend::hold_udp(to, port.parse()?),
         ["watch-neighbours"] => crate::neighbours::main(),
         ["ghost", dir, address, manager, token, network, count] => {
             crate::ghost::main(dir, address, manager, token, [network, count])

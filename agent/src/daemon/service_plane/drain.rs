@@ -10,6 +10,7 @@ use tracing::{debug, info};
 use weft_raft::command::Command;
 use weft_raft::model::{BackendState, Endpoint, Revision};
 
+use super::inbound;
 use crate::api::WaitFor;
 use crate::api::types::ApiError;
 use crate::daemon::backend::{Daemon, PROPOSE_TIMEOUT};
@@ -19,7 +20,13 @@ use crate::daemon::wait;
 /// longer is no reason to keep a backend.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sees a member of a service off: no node sends it a new flow, then those that it has may end.
+/// How often it is looked whether a backend is used.
+const LOOK: Duration = Duration::from_millis(100);
+/// So often in a row it is found not to be: a first packet may be under way.
+const IDLE_LOOKS: u32 = 3;
+
+/// Sees a member of a service off: no node sends it a new flow, then those that it has may end, as
+/// long as the service's drain timeout says at most.
 /// Done at once for what is no member; and when somebody else removes it meanwhile, as a second
 /// detach with `--force` does.
 ///
@@ -53,8 +60,34 @@ async fn let_go(daemon: &Daemon, row: &Endpoint, revision: Revision, grace: Dura
     if let Err(error) = confirmed {
         info!(endpoint = %row.id, %error, "not every node has confirmed that it drains");
     }
-    tokio::time::sleep(grace).await;
-    debug!(endpoint = %row.id, "drained");
+    tokio::select! {
+        () = tokio::time::sleep(grace) => debug!(endpoint = %row.id, "its time is over"),
+        () = idle(daemon, row) => debug!(endpoint = %row.id, "nobody uses it any more"),
+    }
+}
+
+/// Until nobody has a flow with the backend. Never, where that cannot be told.
+async fn idle(daemon: &Daemon, row: &Endpoint) {
+    let inbound = (daemon.control).with_view(|view| inbound::of(view, row));
+    let failed = daemon.kernel.borrow().failure(row).is_some();
+    let Some(inbound) = inbound.filter(|_| !failed) else {
+        return std::future::pending().await;
+    };
+    let mut idle = 0;
+    while idle < IDLE_LOOKS {
+        let looked = inbound.clone();
+        let counts = tokio::task::spawn_blocking(move || looked.count()).await;
+        match counts {
+            Ok(Ok(counts)) if counts.values().all(|count| *count == 0) => idle += 1,
+            Ok(Ok(_)) => idle = 0,
+            Ok(Err(why)) => {
+                info!(endpoint = %row.id, why, "cannot tell whether it is used");
+                return std::future::pending().await;
+            }
+            Err(_) => return std::future::pending().await,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Until the endpoint is gone, or in no service.

@@ -1,11 +1,13 @@
 //! Flows of containers, as connection tracking has them. All of this blocks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_lb::flows::{Flows, FlowsError};
 use weft_lb::spec::{Backend, ServiceKey};
 use weft_netns::Netns;
+use weft_netns::conntrack::Conntrack;
+use weft_netns::nft::NftError;
 use weft_overlay::NetnsRef;
 
 use super::namespace::{Unopened, open};
@@ -50,6 +52,25 @@ pub(super) fn forget_strays(netns: &Netns, members: &Members) -> Result<usize, F
         }
     }
     Ok(strays)
+}
+
+/// How many flows that are not over others have begun to a container, by the address that they
+/// were sent to; `own` are the container's. Only a container with a table has its flows tracked.
+pub(super) fn begun_by_others(
+    netns: &BTreeSet<NetnsRef>,
+    own: &BTreeSet<IpAddr>,
+) -> Result<BTreeMap<IpAddr, u64>, Unopened> {
+    let failed = |error: NftError| Unopened::Failed(error.to_string());
+    let mut conntrack = Conntrack::open_in(&open(netns)?).map_err(failed)?;
+    let mut counts = BTreeMap::new();
+    let counted = conntrack.flows(|flow| {
+        let (from, to) = (flow.original.source, flow.original.destination);
+        if !(flow.ended || own.contains(&from.address) || from.address.is_loopback()) {
+            *counts.entry(to.address).or_default() += 1;
+        }
+    });
+    counted.map_err(failed)?;
+    Ok(counts)
 }
 
 fn whole(address: IpAddr) -> Backend {

@@ -8,6 +8,7 @@
 mod containers;
 mod drain;
 mod flows;
+mod inbound;
 mod namespace;
 mod plan;
 mod published;
@@ -22,6 +23,7 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{Change, Endpoint, EndpointId, NodeId, View};
 
 pub(super) use self::drain::drain;
+pub(super) use self::inbound::connections;
 
 use self::containers::Containers;
 use self::plan::{Scope, Wanted};

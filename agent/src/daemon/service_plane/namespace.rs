@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::fmt;
 
 use weft_netns::{Identity, Netns};
 use weft_overlay::NetnsRef;
@@ -10,6 +11,15 @@ pub(super) enum Unopened {
     Gone,
     /// It cannot be opened, or what was to be done in it failed.
     Failed(String),
+}
+
+impl fmt::Display for Unopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the container has ended"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Opens a namespace by the first way that still leads to it. Blocks where a file system does.

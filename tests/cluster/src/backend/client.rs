@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Longest that a connection or an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A datagram without an answer for so long was lost.
+const LOST: Duration = Duration::from_millis(500);
 /// Failures that are told with their reasons.
 const TOLD: usize = 10;
 
@@ -80,6 +82,26 @@ pub(crate) fn hold(to: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Opens a socket, and for each line on standard input sends a datagram from it and prints the
+/// answer or `failed` with the reason.
+pub(crate) fn hold_udp(to: &str, port: u16) -> Result<()> {
+    let socket = udp(SocketAddr::new(to.parse()?, port))?;
+    socket.set_read_timeout(Some(LOST))?;
+    println!("ready");
+    let mut buffer = [0; 2048];
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        match socket.send(b"who\n").and_then(|_| socket.recv(&mut buffer)) {
+            Ok(length) => {
+                let answer = buffer.get(..length).unwrap_or_default();
+                print!("{}", String::from_utf8_lossy(answer));
+            }
+            Err(error) => println!("failed: {error}"),
+        }
+    }
+    Ok(())
+}
+
 fn over_tcp(to: SocketAddr) -> Result<String> {
     let mut stream = connect(to)?;
     stream.write_all(b"who\n").context("request")?;
@@ -96,16 +118,21 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
 }
 
 fn over_udp(to: SocketAddr) -> Result<String> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => [0, 0, 0, 0].into(),
-        SocketAddr::V6(_) => [0u16; 8].into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(to)?;
+    let socket = udp(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 2048];
     socket.send(b"who\n")?;
     let length = socket.recv(&mut buffer).context("answer")?;
     let answer = buffer.get(..length).unwrap_or_default();
     Ok(String::from_utf8_lossy(answer).into_owned())
+}
+
+fn udp(to: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => [0, 0, 0, 0].into(),
+        SocketAddr::V6(_) => [0u16; 8].into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket)
 }

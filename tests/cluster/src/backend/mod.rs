@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-pub(crate) use client::{ask, ask_until_told, hold};
+pub(crate) use client::{ask, ask_until_told, hold, hold_udp};
 
 pub use weft_agent::lab::Answer;
 
@@ -118,6 +118,13 @@ impl Client<'_> {
     pub fn hold(&self, to: &str, port: u16) -> Result<Talk> {
         let port = port.to_string();
         let args = ["hold", to, &port];
+        Talk::start(self.cluster, self.host, &self.through(), &args)
+    }
+
+    /// The same with datagrams from one socket.
+    pub fn hold_udp(&self, to: &str, port: u16) -> Result<Talk> {
+        let port = port.to_string();
+        let args = ["hold-udp", to, &port];
         Talk::start(self.cluster, self.host, &self.through(), &args)
     }
 

@@ -46,6 +46,10 @@ pub(crate) const CASES: &[Case] = &[
         a_drain_that_was_cut_short,
     ),
     (
+        "services::flows_of_a_backend_that_vanishes_do_not_hang",
+        flows_of_a_backend_that_vanishes,
+    ),
+    (
         "services::agents_that_are_killed_fail_no_request",
         agents_that_are_killed,
     ),
@@ -137,6 +141,14 @@ impl Shop {
         let row = endpoints.iter().find(|row| row["name"] == backend);
         let state = row.and_then(|row| row["state"].as_str());
         Ok(state.unwrap_or("gone").to_owned())
+    }
+
+    /// How many flows a host knows that a backend has.
+    fn connections(&self, host: usize, backend: &str) -> Result<Value> {
+        let shown = self.cluster.json(host, "service inspect shop")?;
+        let endpoints = shown["endpoints"].as_array().context("no endpoints")?;
+        let row = endpoints.iter().find(|row| row["name"] == backend);
+        Ok(row.context("no such backend")?["connections"].clone())
     }
 
     fn until_state(&self, host: usize, backend: &str, wanted: &str) -> Result<()> {
@@ -363,17 +375,31 @@ fn a_backend_that_leaves() -> Result<()> {
     let spread = shop.spread(1, 10)?;
     ensure!(spread.keys().eq(["b3"]), "{spread:?}");
     ensure!(asked(&mut held)? == "b2", "the connection was lost");
-    // Whoever cannot wait need not, and the other is answered too.
-    shop.cluster.weft(2, "detach --force b2.web")?;
+    // Only its own host knows of all its clients.
+    ensure!(shop.connections(2, "b2")? == 1, "not one connection");
+    ensure!(shop.connections(3, "b2")?.is_null(), "known from afar");
+    // With the last connection it may go, however long it would be waited for.
+    drop(held);
     let ran = detach.wait()?;
     ensure!(ran.status == 0, "{ran:?}");
     ensure!(shop.state(1, "b2")? == "gone", "it is still there");
-    shop.cluster.refused(2, "detach b2.web", 1, &["b2"])
+
+    let mut held = shop.connected_to(1, "b3")?;
+    let detach = shop.spawn(3, "weft detach b3.web")?;
+    shop.until_state(1, "b3", "draining")?;
+    ensure!(asked(&mut held)? == "b3", "the connection was lost");
+    // Whoever cannot wait need not, and the other is answered too.
+    shop.cluster.weft(3, "detach --force b3.web")?;
+    let ran = detach.wait()?;
+    ensure!(ran.status == 0, "{ran:?}");
+    ensure!(shop.state(1, "b3")? == "gone", "it is still there");
+    shop.cluster.refused(3, "detach b3.web", 1, &["b3"])
 }
 
 fn a_drain_that_was_cut_short() -> Result<()> {
     let shop = Shop::open("--drain-timeout 1h")?;
     let _servers = [shop.backend(2, "b2")?, shop.backend(3, "b3")?];
+    let mut held = shop.connected_to(1, "b2")?;
     let detach = shop.spawn(2, "weft detach b2.web")?;
     shop.until_state(1, "b2", "draining")?;
     shop.cluster.host(2)?.kill_agent()?;
@@ -381,12 +407,56 @@ fn a_drain_that_was_cut_short() -> Result<()> {
     shop.cluster.host(2)?.start_agent()?;
     shop.cluster.host(2)?.wait_ready(PATIENCE)?;
     shop.until_state(2, "b2", "draining")?;
+    ensure!(asked(&mut held)? == "b2", "the connection was lost");
     shop.cluster
         .weft(1, "service update shop --drain-timeout 0s")?;
     shop.cluster.settle(1)?;
     shop.cluster.weft(2, "detach b2.web")?;
     ensure!(shop.state(2, "b2")? == "gone", "it is still there");
     Ok(())
+}
+
+/// Until a connection that is held is reset.
+fn is_reset(held: &mut Talk) -> Result<()> {
+    held.tell()?;
+    let line = held.line()?;
+    ensure!(line.contains("reset"), "{line}");
+    Ok(())
+}
+
+fn flows_of_a_backend_that_vanishes() -> Result<()> {
+    let shop = Shop::open("")?;
+    let servers = [shop.backend(2, "b2")?, shop.backend(3, "b3")?];
+    let client = shop.cluster.client_in(1, "c1.web");
+    let datagrams = |backend: &str| {
+        eventually(&format!("datagrams go to {backend}"), || {
+            let mut talk = client.hold_udp(&shop.vip, PORT)?;
+            ensure!(asked(&mut talk)? == backend, "to another");
+            Ok(talk)
+        })
+    };
+    let mut tcp = shop.connected_to(1, "b2")?;
+    let (mut moves, mut stays) = (datagrams("b2")?, datagrams("b3")?);
+    shop.cluster.weft(2, "detach --force b2.web")?;
+    shop.cluster.settle(2)?;
+    ensure!(asked(&mut moves)? == "b3", "the datagrams are lost");
+    ensure!(asked(&mut stays)? == "b3", "the others' are lost");
+    is_reset(&mut tcp)?;
+
+    // The same when the agent of the client's host hears of it later.
+    drop(servers);
+    let _servers = [shop.backend(2, "d2")?, shop.backend(3, "d3")?];
+    shop.cluster.weft(3, "detach --force b3.web")?;
+    let mut tcp = shop.connected_to(1, "d2")?;
+    let mut moves = datagrams("d2")?;
+    let agent = shop.cluster.host(1)?;
+    agent.kill_agent()?;
+    shop.cluster.weft(2, "detach --force d2.web")?;
+    agent.start_agent()?;
+    agent.wait_ready(PATIENCE)?;
+    shop.cluster.settle(1)?;
+    ensure!(asked(&mut moves)? == "d3", "the datagrams are lost");
+    is_reset(&mut tcp)
 }
 
 fn agents_that_are_killed() -> Result<()> {
