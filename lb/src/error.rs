@@ -1,4 +1,4 @@
-use weft_netns::nft::NftError;
+use weft_netns::nft::{Cause, NftError};
 
 use crate::spec::SpecError;
 
@@ -51,11 +51,10 @@ pub enum BalancerError {
 impl BalancerError {
     /// Why the first request of all failed.
     pub(crate) fn unavailable(source: NftError) -> Self {
-        match source.errno() {
-            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(source),
-            // How nfnetlink answers for a subsystem that it does not have.
-            Some(libc::EINVAL | libc::EOPNOTSUPP) => Self::Unsupported(source),
-            _ => Self::unread(source),
+        match source.first_cause() {
+            Cause::NotPermitted => Self::NotPermitted(source),
+            Cause::Unsupported => Self::Unsupported(source),
+            Cause::Owned | Cause::Other => Self::unread(source),
         }
     }
 
@@ -69,14 +68,13 @@ impl BalancerError {
 
     /// Why a transaction failed.
     pub(crate) fn refused(table: &str) -> impl Fn(NftError) -> Self {
-        move |source| match source.errno() {
-            // The privilege is there, or the table could not have been read.
-            Some(libc::EPERM) => Self::Owned {
+        move |source| match source.commit_cause() {
+            Cause::Owned => Self::Owned {
                 table: table.to_owned(),
                 owner: "which claimed it a moment ago".to_owned(),
             },
-            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Self::Unsupported(source),
-            _ => Self::Nft {
+            Cause::Unsupported => Self::Unsupported(source),
+            Cause::NotPermitted | Cause::Other => Self::Nft {
                 what: "changed",
                 source,
             },
@@ -86,9 +84,7 @@ impl BalancerError {
     /// Whether a kernel that does not know one of the table's flags would answer so.
     pub(crate) fn is_of_flags(&self) -> bool {
         match self {
-            Self::Unsupported(_) => true,
-            // Before Linux 5.11.
-            Self::Nft { source, .. } => source.errno() == Some(libc::EINVAL),
+            Self::Unsupported(source) | Self::Nft { source, .. } => source.is_of_flags(),
             _ => false,
         }
     }

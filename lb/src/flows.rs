@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 
 use weft_netns::Netns;
 use weft_netns::conntrack::{Conntrack, Flow, Match};
-use weft_netns::nft::NftError;
+use weft_netns::nft::{Cause, NftError};
 
 use crate::layout::protocol_number;
 use crate::spec::{Address, Backend, Family, Ports, Protocol, ServiceKey};
@@ -156,12 +156,10 @@ fn place(flow: &Flow, services: &BTreeSet<ServiceKey>) -> Option<(ServiceKey, Ba
 }
 
 fn failed(what: &'static str) -> impl Fn(NftError) -> FlowsError {
-    move |source| match source.errno() {
-        Some(libc::EPERM | libc::EACCES) => FlowsError::NotPermitted(source),
-        // How nfnetlink answers for a subsystem that it does not have.
-        Some(libc::EINVAL | libc::EOPNOTSUPP) => FlowsError::Unsupported(source),
-        None if matches!(source, NftError::Open(_)) => FlowsError::Unsupported(source),
-        _ => FlowsError::Failed { what, source },
+    move |source| match source.first_cause() {
+        Cause::NotPermitted => FlowsError::NotPermitted(source),
+        Cause::Unsupported => FlowsError::Unsupported(source),
+        Cause::Owned | Cause::Other => FlowsError::Failed { what, source },
     }
 }
 

@@ -18,8 +18,6 @@ mod host;
 mod lab;
 #[path = "ingress/needs.rs"]
 mod needs;
-#[path = "kernel/ns.rs"]
-mod ns;
 #[path = "ingress/talk.rs"]
 mod talk;
 #[path = "ingress/upkeep.rs"]
@@ -28,6 +26,7 @@ mod upkeep;
 mod way;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use weft_test_netns as ns;
 
 fn main() {
     let arguments = Arguments::from_args();

@@ -17,8 +17,6 @@ mod affinity;
 mod flows;
 #[path = "kernel/lab.rs"]
 mod lab;
-#[path = "kernel/ns.rs"]
-mod ns;
 #[path = "kernel/own.rs"]
 mod own;
 #[path = "kernel/traffic.rs"]
@@ -29,6 +27,7 @@ mod turns;
 mod upkeep;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use weft_test_netns as ns;
 
 fn main() {
     let arguments = Arguments::from_args();

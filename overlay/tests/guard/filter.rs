@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use weft_netns::nft::{Batch, Chain, NftSocket, Set, Table, TableFlags};
 use weft_overlay::guard::{Guard, GuardError, GuardReport, MEMBERS_MAX};
 
-use super::ns::{DEADLINE, Ns, UNPRIVILEGED, ip, join};
+use super::ns::{DEADLINE, Ns, await_release, ip, join};
 
 crate::cases!(
     members_pass_and_others_are_dropped_and_counted,
@@ -32,6 +32,8 @@ crate::cases!(
     without_privilege_the_error_says_what_is_missing,
 );
 
+/// Set for a child that is to be without privilege over its namespace.
+pub(super) const UNPRIVILEGED: &str = "WEFT_TEST_UNPRIVILEGED";
 const TABLE: &str = "weft";
 const PORT: u16 = 4789;
 const NODE4: &str = "198.18.0.1";
@@ -66,20 +68,10 @@ impl Pair {
         Self { node, peer }
     }
 
-    /// The agent goes, and with it the table's owner: as soon as no child, that another case just
-    /// forked, holds its socket any more.
+    /// The agent goes, and with it the table's owner.
     fn without_agent(&self, guard: Guard) {
         drop(guard);
-        let mut socket = self.node.run(NftSocket::open).unwrap();
-        let start = Instant::now();
-        while socket
-            .table(TABLE)
-            .unwrap()
-            .is_some_and(|t| t.owner.is_some())
-        {
-            assert!(start.elapsed() < DEADLINE, "the table still has an owner");
-            std::thread::yield_now();
-        }
+        await_release(&self.node, TABLE);
     }
 
     /// A node that knows its members.

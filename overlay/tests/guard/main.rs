@@ -11,14 +11,14 @@
 
 mod facts;
 mod filter;
-mod ns;
 mod readers;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use weft_test_netns as ns;
 
 fn main() {
     let arguments = Arguments::from_args();
-    if std::env::var_os(ns::UNPRIVILEGED).is_some() {
+    if std::env::var_os(filter::UNPRIVILEGED).is_some() {
         filter::report_open_without_privilege();
         return;
     }

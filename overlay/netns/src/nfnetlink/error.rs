@@ -54,7 +54,47 @@ pub enum NftError {
     },
 }
 
+/// What a failure says of the kernel and the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The kernel cannot do it.
+    Unsupported,
+    /// The process may not do it.
+    NotPermitted,
+    /// The table belongs to another socket.
+    Owned,
+    /// Something else.
+    Other,
+}
+
 impl NftError {
+    /// Why the first request of a socket failed, of whatever subsystem.
+    pub fn first_cause(&self) -> Cause {
+        match self.errno() {
+            Some(libc::EPERM | libc::EACCES) => Cause::NotPermitted,
+            // How nfnetlink answers for a subsystem that it does not have.
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => Cause::Unsupported,
+            None if matches!(self, Self::Open(_)) => Cause::Unsupported,
+            _ => Cause::Other,
+        }
+    }
+
+    /// Why a transaction failed, where requests had succeeded before.
+    pub fn commit_cause(&self) -> Cause {
+        match self.errno() {
+            // The privilege is there, or nothing could have been read.
+            Some(libc::EPERM) => Cause::Owned,
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Cause::Unsupported,
+            _ => Cause::Other,
+        }
+    }
+
+    /// Whether a kernel that does not know one of a table's flags would answer a transaction so.
+    pub fn is_of_flags(&self) -> bool {
+        // Before Linux 5.11 it is EINVAL.
+        self.commit_cause() == Cause::Unsupported || self.errno() == Some(libc::EINVAL)
+    }
+
     /// The kernel's error number, where it refused.
     pub fn errno(&self) -> Option<i32> {
         match self {

@@ -7,6 +7,6 @@ mod error;
 mod link;
 pub(crate) mod message;
 
-pub use error::NftError;
+pub use error::{Cause, NftError};
 pub(crate) use link::{Link, Query};
 pub use message::Refusal;

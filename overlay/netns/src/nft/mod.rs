@@ -22,4 +22,4 @@ pub use map::{Map, MapData, MapElement, MapTarget};
 pub use object::{BaseChain, Chain, Hook, KeyType, Rule, Set, Table, TableFlags};
 pub use socket::{NftSocket, Reading};
 
-pub use crate::nfnetlink::{NftError, Refusal};
+pub use crate::nfnetlink::{Cause, NftError, Refusal};

@@ -1,7 +1,7 @@
 //! Network namespaces for the length of a case, and links between them.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,11 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use weft_netns::Netns;
 use weft_netns::nft::NftSocket;
 
-/// For a table to lose its owner.
-const RELEASE: Duration = Duration::from_secs(30);
+/// Nothing here takes longer, even on a machine with much else to do.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Leaves the caller's namespaces. Only while the process has one thread.
-pub(super) fn isolate() {
+pub fn isolate() {
     let (user, group) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
     if !user.is_root() {
@@ -36,11 +36,19 @@ pub(super) fn isolate() {
 }
 
 /// A network namespace for the length of a case.
-pub(super) struct Ns(pub(super) Netns);
+pub struct Ns(pub Netns);
 
+/// As [`Ns::new`].
+impl Default for Ns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What goes wrong fails the case, by a panic.
 impl Ns {
     /// An empty namespace with its loopback device up.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         let ns = Self(Netns::anonymous().expect("a network namespace"));
         // Links have the addresses they are given and none that comes later by itself.
         ns.0.set_sysctl("ipv6/conf/default/addr_gen_mode", "1")
@@ -50,12 +58,12 @@ impl Ns {
     }
 
     /// Runs `work` in the namespace.
-    pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.0.run(work).expect("the namespace entered")
     }
 
     /// Runs a future in the namespace, in a runtime of its own.
-    pub(super) fn wait_for<F, T>(&self, work: impl FnOnce() -> F + Send) -> T
+    pub fn wait_for<F, T>(&self, work: impl FnOnce() -> F + Send) -> T
     where
         F: Future<Output = T>,
         T: Send,
@@ -69,7 +77,7 @@ impl Ns {
     }
 
     /// Runs link commands in the namespace.
-    pub(super) fn link<F, T>(&self, work: impl FnOnce(Handle) -> F + Send) -> T
+    pub fn link<F, T>(&self, work: impl FnOnce(Handle) -> F + Send) -> T
     where
         F: Future<Output = T>,
         T: Send,
@@ -86,17 +94,17 @@ impl Ns {
 
 /// Waits until nobody owns the table any more. Its socket outlives the owner by as long as a child,
 /// that another case just forked, has not become another program.
-pub(super) fn await_release(ns: &Ns, table: &str) {
+pub fn await_release(ns: &Ns, table: &str) {
     let mut socket = NftSocket::open_in(&ns.0).expect("a socket");
     let start = Instant::now();
     while let Some(owner) = socket.table(table).expect("a table").and_then(|t| t.owner) {
-        assert!(start.elapsed() < RELEASE, "{table} belongs to {owner}");
+        assert!(start.elapsed() < DEADLINE, "{table} belongs to {owner}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 /// Joins two namespaces by a veth pair named `ifname` on both sides, with those addresses, up.
-pub(super) fn join(ifname: &'static str, left: (&Ns, &[&str]), right: (&Ns, &[&str])) {
+pub fn join(ifname: &'static str, left: (&Ns, &[&str]), right: (&Ns, &[&str])) {
     let other = right.0.0.as_fd().as_raw_fd();
     left.0.link(|handle| async move {
         let veth = LinkVeth::new(ifname, "moving").build();
@@ -120,17 +128,45 @@ pub(super) fn join(ifname: &'static str, left: (&Ns, &[&str]), right: (&Ns, &[&s
     });
     for (ns, addresses) in [left, right] {
         let addresses: Vec<IpNet> = addresses.iter().map(|a| a.parse().expect(a)).collect();
+        let given = addresses.clone();
         ns.link(move |handle| async move {
-            for address in addresses {
+            for address in given {
                 add_address(&handle, ifname, address).await;
             }
             set_up(&handle, ifname).await;
         });
+        ns.run(move || addresses.iter().for_each(|net| await_own_route(net.addr())));
+    }
+}
+
+/// Waits until what is sent to an address of its own stays in the namespace: a work queue of the
+/// kernel makes the local route some time after an IPv6 address (addrconf_dad_start).
+fn await_own_route(address: IpAddr) {
+    /// `RTF_LOCAL` (linux/ipv6_route.h).
+    const LOCAL: u32 = 0x8000_0000;
+    let IpAddr::V6(address) = address else {
+        return;
+    };
+    let host = format!("{:032x} 80 ", u128::from(address));
+    let is_local = |line: &str| {
+        let flags = line.split_whitespace().nth(8);
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        line.starts_with(&host) && flags.is_some_and(|flags| flags & LOCAL != 0)
+    };
+    let start = Instant::now();
+    loop {
+        let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route");
+        let routes = routes.expect("the routes");
+        if routes.lines().any(is_local) {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "no {address} in {routes}");
+        std::thread::yield_now();
     }
 }
 
 /// A switch of which that namespace is the case: every link of it is a port.
-pub(super) fn switch(ns: &Ns, ports: &'static [&'static str]) {
+pub fn switch(ns: &Ns, ports: &'static [&'static str]) {
     ns.link(move |handle| async move {
         let bridge = LinkBridge::new("br0").up().build();
         handle.link().add(bridge).execute().await.expect("a bridge");
@@ -143,7 +179,7 @@ pub(super) fn switch(ns: &Ns, ports: &'static [&'static str]) {
 }
 
 /// A route of the namespace.
-pub(super) fn route(ns: &Ns, to: (Ipv4Addr, u8), via: Ipv4Addr) {
+pub fn route(ns: &Ns, to: (Ipv4Addr, u8), via: Ipv4Addr) {
     ns.link(move |handle| async move {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(to.0, to.1)
@@ -153,13 +189,14 @@ pub(super) fn route(ns: &Ns, to: (Ipv4Addr, u8), via: Ipv4Addr) {
     });
 }
 
-pub(super) async fn set_up(handle: &Handle, ifname: &str) {
+/// Lets a link carry packets.
+pub async fn set_up(handle: &Handle, ifname: &str) {
     let up = LinkUnspec::new_with_name(ifname).up().build();
     handle.link().change(up).execute().await.expect("a link up");
 }
 
-/// Without duplicate address detection, which would take seconds.
-pub(super) async fn add_address(handle: &Handle, ifname: &str, address: IpNet) {
+/// Gives a link an address, without duplicate address detection, which would take seconds.
+pub async fn add_address(handle: &Handle, ifname: &str, address: IpNet) {
     let index = index_of(handle, ifname).await;
     let mut request = handle
         .address()
@@ -168,7 +205,8 @@ pub(super) async fn add_address(handle: &Handle, ifname: &str, address: IpNet) {
     request.execute().await.expect("an address");
 }
 
-pub(super) async fn index_of(handle: &Handle, ifname: &str) -> u32 {
+/// The number of a link.
+pub async fn index_of(handle: &Handle, ifname: &str) -> u32 {
     let mut found = Box::pin(handle.link().get().match_name(ifname.to_owned()).execute());
     found
         .try_next()
@@ -177,4 +215,9 @@ pub(super) async fn index_of(handle: &Handle, ifname: &str) -> u32 {
         .expect("a link")
         .header
         .index
+}
+
+/// An address.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
 }
