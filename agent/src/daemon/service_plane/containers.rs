@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -8,8 +8,9 @@ use weft_lb::Balancer;
 use weft_netns::Identity;
 use weft_overlay::NetnsRef;
 
-use super::flows::{self, Backed};
-use super::namespace::Unopened;
+use super::flows;
+use super::lost::{Site, Suspect, Suspects};
+use super::namespace::{Unopened, open};
 use super::plan::{Plan, Scope, Wanted, plan};
 use super::table::{self, Done, Job, Outcome, Work};
 use crate::translate::services::{self, ServicesDirty, Vip};
@@ -81,6 +82,21 @@ impl Containers {
         &self.failed
     }
 
+    /// Backends on nodes that are down, where a container may have flows to them.
+    pub(super) fn suspects(&self, wanted: Wanted<'_>) -> Suspects {
+        let Wanted { view, index, here } = wanted;
+        let mut suspects = Suspects::new();
+        for (network, backends) in services::on_down_nodes(view, index) {
+            for place in index.places_on_network(here.node, network) {
+                if let Some(table) = self.tables.get(&place) {
+                    let site = Site::Container(table.netns.clone());
+                    suspects.entry(site).or_default().extend(&backends);
+                }
+            }
+        }
+        suspects
+    }
+
     async fn carry_out(&mut self, work: Plan) -> Vec<Done> {
         let mut jobs = Vec::new();
         for (place, (work, netns)) in work {
@@ -100,21 +116,21 @@ impl Containers {
     }
 
     async fn forget(&self, wanted: Wanted<'_>, departed: &BTreeSet<(Vip, Ipv4Addr)>) {
-        let mut work: BTreeMap<Identity, Vec<Backed>> = BTreeMap::new();
+        let mut work: BTreeMap<Identity, Vec<Suspect>> = BTreeMap::new();
         for (vip, address) in departed {
             // Where the address is gone, too, nothing would take the flows' next packets.
             if !wanted.index.is_service(*vip) {
                 continue;
             }
             for place in wanted.index.places_on_network(wanted.here.node, vip.0) {
-                let backed = (services::key(*vip), IpAddr::V4(*address));
-                work.entry(place).or_default().push(backed);
+                let gone = (services::key(*vip), services::backend(*address));
+                work.entry(place).or_default().push(gone);
             }
         }
         let jobs = work.into_iter().filter_map(|(place, gone)| {
             let netns = self.tables.get(&place)?.netns.clone();
             Some(async move {
-                let work = move || flows::forget(&netns, &gone);
+                let work = move || flows::forget(&open(&netns)?, &gone);
                 match tokio::task::spawn_blocking(work).await {
                     Ok(Ok(()) | Err(Unopened::Gone)) => {}
                     Ok(Err(Unopened::Failed(why))) => {

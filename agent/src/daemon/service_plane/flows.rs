@@ -1,20 +1,18 @@
 //! Flows of containers, as connection tracking has them. All of this blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weft_lb::flows::{Flows, FlowsError};
-use weft_lb::spec::{Backend, ServiceKey};
+use weft_lb::spec::{Address, Family, Ports, ServiceKey};
 use weft_netns::Netns;
-use weft_netns::conntrack::Conntrack;
+use weft_netns::conntrack::{Conntrack, Flow};
 use weft_netns::nft::NftError;
 use weft_overlay::NetnsRef;
 
+use super::lost::Suspect;
 use super::namespace::{Unopened, open};
 use crate::translate::services::Members;
-
-/// A backend of a service, by their addresses.
-pub(super) type Backed = (ServiceKey, IpAddr);
 
 impl From<FlowsError> for Unopened {
     fn from(error: FlowsError) -> Self {
@@ -22,16 +20,12 @@ impl From<FlowsError> for Unopened {
     }
 }
 
-/// Forgets a container's flows to backends that are no more: the next datagram goes to another, and
-/// the next segment of a connection is answered by a reset. To be called after the table was
-/// changed.
-pub(super) fn forget<'a>(
-    netns: &BTreeSet<NetnsRef>,
-    gone: impl IntoIterator<Item = &'a Backed>,
-) -> Result<(), Unopened> {
-    let mut flows = Flows::open(&open(netns)?)?;
-    for (service, address) in gone {
-        flows.forget(&whole(*address), Some(service))?;
+/// Forgets the flows to backends that are no more: the next datagram goes to another, and the next
+/// segment of a connection is answered by a reset. To be called after the table was changed.
+pub(super) fn forget(netns: &Netns, gone: &[Suspect]) -> Result<(), Unopened> {
+    let mut flows = Flows::open(netns)?;
+    for (service, backend) in gone {
+        flows.forget(backend, Some(service))?;
     }
     Ok(())
 }
@@ -60,7 +54,6 @@ pub(super) fn begun_by_others(
     netns: &BTreeSet<NetnsRef>,
     own: &BTreeSet<IpAddr>,
 ) -> Result<BTreeMap<IpAddr, u64>, Unopened> {
-    let failed = |error: NftError| Unopened::Failed(error.to_string());
     let mut conntrack = Conntrack::open_in(&open(netns)?).map_err(failed)?;
     let mut counts = BTreeMap::new();
     let counted = conntrack.flows(|flow| {
@@ -73,9 +66,46 @@ pub(super) fn begun_by_others(
     Ok(counts)
 }
 
-fn whole(address: IpAddr) -> Backend {
-    Backend {
-        address,
-        port: None,
+/// Those of the backends that there are flows with, and a port that one of them uses.
+pub(super) fn in_use(
+    netns: &Netns,
+    backends: &BTreeSet<Suspect>,
+) -> Result<BTreeMap<Suspect, SocketAddr>, Unopened> {
+    let mut by_address: BTreeMap<IpAddr, Vec<Suspect>> = BTreeMap::new();
+    for suspect in backends {
+        let address = suspect.1.address;
+        by_address.entry(address).or_default().push(*suspect);
     }
+    let mut found = BTreeMap::new();
+    let mut conntrack = Conntrack::open_in(netns).map_err(failed)?;
+    let read = conntrack.flows(|flow| {
+        let from = flow.reply.source;
+        if !flow.rewritten || flow.ended || from.port == 0 {
+            return;
+        }
+        let of_address = by_address.get(&from.address).into_iter().flatten();
+        for suspect in of_address.filter(|(service, _)| leads_to(service, &flow)) {
+            found.insert(*suspect, SocketAddr::new(from.address, from.port));
+        }
+    });
+    read.map_err(failed)?;
+    Ok(found)
+}
+
+/// Whether a flow was sent to a service.
+fn leads_to(service: &ServiceKey, flow: &Flow) -> bool {
+    let to = flow.original.destination;
+    let address = match service.address {
+        Address::Vip(address) => address == to.address,
+        Address::Local(family) => (family == Family::V4) == to.address.is_ipv4(),
+    };
+    let port = match service.ports {
+        Ports::All => true,
+        Ports::One(_, port) => port.get() == to.port,
+    };
+    address && port
+}
+
+fn failed(error: NftError) -> Unopened {
+    Unopened::Failed(error.to_string())
 }

@@ -9,6 +9,7 @@ mod containers;
 mod drain;
 mod flows;
 mod inbound;
+mod lost;
 mod namespace;
 mod plan;
 mod published;
@@ -26,6 +27,7 @@ pub(super) use self::drain::drain;
 pub(super) use self::inbound::connections;
 
 use self::containers::Containers;
+use self::lost::{Lost, Site, Suspects};
 use self::plan::{Scope, Wanted};
 use self::published::PublishedPorts;
 use self::ready::Readiness;
@@ -41,6 +43,7 @@ pub(super) struct ServicePlane {
     /// Something that published ports depend on has changed.
     ports_dirty: bool,
     readiness: Readiness,
+    lost: Lost,
 }
 
 impl ServicePlane {
@@ -52,6 +55,7 @@ impl ServicePlane {
             ports: PublishedPorts::new(hub),
             ports_dirty: true,
             readiness: Readiness::new(control),
+            lost: Lost::start(),
         }
     }
 
@@ -116,6 +120,12 @@ impl ServicePlane {
             self.ports_dirty = false;
             ops += self.ports.reconcile(view, &self.index, here, full).await;
         }
+        let mut suspects = self.containers.suspects(wanted);
+        let ports = self.ports.suspects();
+        if !ports.is_empty() {
+            suspects.insert(Site::Host, ports);
+        }
+        self.lost.set(suspects);
         next.services_failed = self.failed(view, here);
         next.ports_error = self.ports.error().cloned();
         ops
@@ -148,6 +158,7 @@ impl ServicePlane {
     pub(super) async fn clear(&mut self) {
         self.dirty = ServicesDirty::everything();
         self.readiness.clear();
+        self.lost.set(Suspects::new());
         self.containers.remove_all().await;
         self.ports.remove().await;
         self.ports_dirty = true;

@@ -1,7 +1,7 @@
 //! Published ports on this node: legs to the containers behind them, the way to the other nodes, and
 //! the tables in the host's namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -9,7 +9,7 @@ use tracing::warn;
 use weft_lb::Balancer;
 use weft_lb::flows::Flows;
 use weft_lb::ingress::{Ingress, IngressSpec};
-use weft_lb::spec::{Backend, Changes, Spec};
+use weft_lb::spec::{Changes, Spec};
 use weft_netns::{Identity, Netns};
 use weft_overlay::gateway::{
     Gateway, GatewayReport, GatewaySpec, LegAddresses, SUBNET6, choose_subnet, observed_subnet,
@@ -17,6 +17,7 @@ use weft_overlay::gateway::{
 use weft_overlay::host;
 use weft_raft::model::{NodeId, View};
 
+use super::lost::Suspect;
 use crate::translate::services::published::{self, Published};
 use crate::translate::services::{Here, ServiceIndex};
 
@@ -78,6 +79,14 @@ impl PublishedPorts {
     /// Why published ports do not work on this node, if so.
     pub(super) fn error(&self) -> Option<&String> {
         self.error.as_ref()
+    }
+
+    /// Nodes that are down, where this one may have flows to them.
+    pub(super) fn suspects(&self) -> BTreeSet<Suspect> {
+        let said = self.tables.as_ref().and_then(|tables| tables.said.as_ref());
+        { said.into_iter() }
+            .flat_map(Published::at_down_nodes)
+            .collect()
     }
 
     /// Brings the kernel to what is wanted, looking at it with `full` even where nothing changed.
@@ -315,13 +324,17 @@ fn make_tables(
         Some(tables) => tables,
         None => open_tables().map_err(|error| error.to_string())?,
     };
-    let ops = match tables.said.take().filter(|_| !full) {
-        Some(said) if said == wanted => 0,
+    let said = tables.said.take();
+    let ops = match said.as_ref().filter(|_| !full) {
+        Some(said) if *said == wanted => 0,
         Some(said) => tables
-            .change(&said, &wanted)
+            .change(said, &wanted)
             .map_err(|error| error.to_string())?,
         None => tables.make(&wanted).map_err(|error| error.to_string())?,
     };
+    if let Some(said) = said.filter(|said| *said != wanted) {
+        tables.forget(&said, &wanted);
+    }
     tables.said = Some(wanted);
     Ok((tables, ops))
 }
@@ -347,27 +360,25 @@ impl Tables {
                 // It was lost, and has the changed services alone.
                 ops += self.balancer.reconcile(&wanted.balance)?.ops;
             }
-            self.forget(&said.balance, &changes);
         }
         Ok(ops)
     }
 
     /// Flows stay with a backend that is gone: a client that sends datagrams would never get another,
-    /// and a connection would hang instead of being reset.
-    fn forget(&mut self, said: &Spec, changes: &Changes) {
-        for (key, service) in changes {
-            let listed = |backend: &Backend| {
-                let service = service.as_ref();
-                service.is_some_and(|service| service.backends.contains_key(backend))
-            };
-            let backends = said
-                .get(key)
-                .into_iter()
-                .flat_map(|said| said.backends.keys());
-            for gone in backends.filter(|backend| !listed(backend)) {
-                if let Err(error) = self.flows.forget(gone, Some(key)) {
-                    warn!(%error, backend = %gone, "flows stay with a backend that is gone");
-                }
+    /// and a connection would hang instead of being reset. A node that is down is not gone.
+    fn forget(&mut self, said: &Published, wanted: &Published) {
+        let listed = said.balance.iter().flat_map(|(key, service)| {
+            let backends = service.backends.keys();
+            backends.map(|backend| (*key, *backend))
+        });
+        for (key, gone) in listed {
+            let service = wanted.balance.get(&key);
+            let stays = service.is_some_and(|service| service.backends.contains_key(&gone));
+            if stays || wanted.down.contains(&gone.address) {
+                continue;
+            }
+            if let Err(error) = self.flows.forget(&gone, Some(&key)) {
+                warn!(%error, backend = %gone, "flows stay with a backend that is gone");
             }
         }
     }

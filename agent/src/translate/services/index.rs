@@ -173,6 +173,15 @@ impl ServiceIndex {
         self.at_place.range(first..=last).map(|(_, _, id)| *id)
     }
 
+    /// The endpoints of a node.
+    pub(super) fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &Endpoint> {
+        let first = (node, FIRST_PLACE, FIRST_ENDPOINT);
+        let last = (node, LAST_PLACE, LAST_ENDPOINT);
+        let ids = self.at_place.range(first..=last);
+        ids.filter_map(|(_, _, id)| self.rows.get(id))
+            .map(AsRef::as_ref)
+    }
+
     /// Where an endpoint is.
     pub(crate) fn place_of(&self, endpoint: EndpointId) -> Option<Place> {
         self.rows.get(&endpoint).map(|row| place(row))
@@ -214,7 +223,7 @@ impl ServiceIndex {
     }
 
     /// The service addresses that lead to an endpoint, or would if it took traffic.
-    fn vips_of_member(&self, row: &Endpoint) -> impl Iterator<Item = Vip> {
+    pub(super) fn vips_of_member(&self, row: &Endpoint) -> impl Iterator<Item = Vip> {
         let network = row.network;
         let services = row.service.into_iter();
         services
@@ -223,12 +232,8 @@ impl ServiceIndex {
     }
 
     fn dirty_members_on(&self, node: NodeId, dirty: &mut ServicesDirty) {
-        let first = (node, FIRST_PLACE, FIRST_ENDPOINT);
-        let last = (node, LAST_PLACE, LAST_ENDPOINT);
-        for (_, _, id) in self.at_place.range(first..=last) {
-            if let Some(row) = self.rows.get(id) {
-                dirty.vips.extend(self.vips_of_member(row));
-            }
+        for row in self.endpoints_on(node) {
+            dirty.vips.extend(self.vips_of_member(row));
         }
     }
 

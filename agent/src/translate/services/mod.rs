@@ -4,7 +4,7 @@ mod index;
 pub(crate) mod published;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use weft_lb::spec::{self as lb, Address, Backend, MaglevSize, Ports, ServiceKey, Spec};
@@ -130,6 +130,32 @@ pub(crate) fn key((_, address): Vip) -> ServiceKey {
     }
 }
 
+/// How an endpoint is named in a container's table: with every port and protocol.
+pub(crate) fn backend(address: Ipv4Addr) -> Backend {
+    Backend {
+        address: address.into(),
+        port: None,
+    }
+}
+
+/// Backends that are left out because their node is down, by network.
+pub(crate) fn on_down_nodes(
+    view: &View,
+    index: &ServiceIndex,
+) -> BTreeMap<NetworkId, BTreeSet<(ServiceKey, Backend)>> {
+    let mut found: BTreeMap<NetworkId, BTreeSet<_>> = BTreeMap::new();
+    let down = view.nodes.values();
+    for node in down.filter(|node| node.status == NodeStatus::Down) {
+        for row in index.endpoints_on(node.id) {
+            for vip in index.vips_of_member(row) {
+                let backend = (key(vip), backend(row.ipv4));
+                found.entry(row.network).or_default().insert(backend);
+            }
+        }
+    }
+    found
+}
+
 /// Endpoints of this node that are to be called ready once the kernel reflects them: members of
 /// services without a health check, or without one any more.
 pub(crate) fn ready_once_there<'a>(
@@ -157,11 +183,7 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
         .filter(|row| row.network == network)
         .filter_map(|row| {
             let node = view.nodes.get(&row.node)?;
-            let backend = Backend {
-                address: IpAddr::V4(row.ipv4),
-                port: None,
-            };
-            Some((backend, weight(row, node)?))
+            Some((backend(row.ipv4), weight(row, node)?))
         })
         .collect();
     Some(lb::Service {

@@ -18,8 +18,8 @@ use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
 use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6};
 use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Vtep};
 use weft_raft::model::{
-    MacAddr, Network, Node, NodeId, Protocol, PublishMode, PublishedPort, Scheduler, Service,
-    SourceMode, View,
+    MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort, Scheduler,
+    Service, SourceMode, View,
 };
 
 use super::index::identity;
@@ -47,6 +47,26 @@ pub(crate) struct Published {
     pub(crate) balance: Spec,
     /// What else its packet rules do.
     pub(crate) rules: IngressSpec,
+    /// Addresses on the mesh of nodes that are left out because they are down.
+    pub(crate) down: BTreeSet<IpAddr>,
+}
+
+impl Published {
+    /// A node that is down, as it is a backend of what is balanced when it is not.
+    pub(crate) fn at_down_nodes(&self) -> impl Iterator<Item = (ServiceKey, Backend)> {
+        self.balance.keys().flat_map(|key| {
+            let port = match key.ports {
+                Ports::One(_, port) => Some(port),
+                Ports::All => None,
+            };
+            let v4 = key.family() == Family::V4;
+            let down = self.down.iter().filter(move |node| node.is_ipv4() == v4);
+            down.map(move |node| {
+                let address = *node;
+                (*key, Backend { address, port })
+            })
+        })
+    }
 }
 
 /// Whether any port is published in the cluster, so that this node must answer on it.
@@ -182,7 +202,15 @@ pub(crate) fn published(
             }
         }
     }
-    Published { balance, rules }
+    let down = others(view, local).filter(|node| node.status == NodeStatus::Down);
+    let down = down
+        .filter_map(|node| node.ingress)
+        .flat_map(|address| [Family::V4, Family::V6].map(|family| on_mesh(address, family)));
+    Published {
+        balance,
+        rules,
+        down: down.collect(),
+    }
 }
 
 /// Who takes the connections to a service's published ports.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -68,6 +68,8 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const PORT: u16 = 80;
+/// A backend that does not answer any more is given up well within this time.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(5);
 /// Between two requests that go on, in microseconds.
 const PACE_US: u64 = 2_000;
 
@@ -129,6 +131,16 @@ impl Shop {
         eventually(&format!("a connection to {backend}"), || {
             let client = self.cluster.client_in(host, &format!("c{host}.web"));
             let mut talk = client.hold(&self.vip, PORT)?;
+            ensure!(asked(&mut talk)? == backend, "to another");
+            Ok(talk)
+        })
+    }
+
+    /// A socket of the container on a host whose datagrams go to this backend.
+    fn datagrams_to(&self, host: usize, backend: &str) -> Result<Talk> {
+        eventually(&format!("datagrams to {backend}"), || {
+            let client = self.cluster.client_in(host, &format!("c{host}.web"));
+            let mut talk = client.hold_udp(&self.vip, PORT)?;
             ensure!(asked(&mut talk)? == backend, "to another");
             Ok(talk)
         })
@@ -427,16 +439,8 @@ fn is_reset(held: &mut Talk) -> Result<()> {
 fn flows_of_a_backend_that_vanishes() -> Result<()> {
     let shop = Shop::open("")?;
     let servers = [shop.backend(2, "b2")?, shop.backend(3, "b3")?];
-    let client = shop.cluster.client_in(1, "c1.web");
-    let datagrams = |backend: &str| {
-        eventually(&format!("datagrams go to {backend}"), || {
-            let mut talk = client.hold_udp(&shop.vip, PORT)?;
-            ensure!(asked(&mut talk)? == backend, "to another");
-            Ok(talk)
-        })
-    };
     let mut tcp = shop.connected_to(1, "b2")?;
-    let (mut moves, mut stays) = (datagrams("b2")?, datagrams("b3")?);
+    let (mut moves, mut stays) = (shop.datagrams_to(1, "b2")?, shop.datagrams_to(1, "b3")?);
     shop.cluster.weft(2, "detach --force b2.web")?;
     shop.cluster.settle(2)?;
     ensure!(asked(&mut moves)? == "b3", "the datagrams are lost");
@@ -448,7 +452,7 @@ fn flows_of_a_backend_that_vanishes() -> Result<()> {
     let _servers = [shop.backend(2, "d2")?, shop.backend(3, "d3")?];
     shop.cluster.weft(3, "detach --force b3.web")?;
     let mut tcp = shop.connected_to(1, "d2")?;
-    let mut moves = datagrams("d2")?;
+    let mut moves = shop.datagrams_to(1, "d2")?;
     let agent = shop.cluster.host(1)?;
     agent.kill_agent()?;
     shop.cluster.weft(2, "detach --force d2.web")?;
@@ -480,6 +484,8 @@ fn agents_that_are_killed() -> Result<()> {
         })?;
         let weight = format!("endpoint update b3.web --weight {}", host + 1);
         shop.cluster.weft(other, &weight)?;
+        // Long enough for a backend that is really gone to be given up.
+        std::thread::sleep(GIVEN_UP_WITHIN);
         ensure!(asked(&mut held)? == "b2", "the connection was lost");
         agent.start_agent()?;
         agent.wait_ready(PATIENCE)?;
@@ -497,6 +503,8 @@ fn agents_that_are_killed() -> Result<()> {
 fn a_node_that_dies() -> Result<()> {
     let shop = Shop::open("")?;
     let _servers = [shop.backend(2, "b2")?, shop.backend(3, "b3")?];
+    let mut tcp = shop.connected_to(1, "b3")?;
+    let mut udp = shop.datagrams_to(1, "b3")?;
     let started = Instant::now();
     shop.cluster.host(3)?.set_cable(Cable::Silent)?;
     shop.until_state(1, "b3", "down")?;
@@ -506,6 +514,13 @@ fn a_node_that_dies() -> Result<()> {
         let spread = shop.spread(host, 10)?;
         ensure!(spread.keys().eq(["b2"]), "h{host}: {spread:?}");
     }
+    eventually("the datagrams go to another", || {
+        let backend = asked(&mut udp)?;
+        ensure!(backend == "b2", "{backend}");
+        Ok(())
+    })?;
+    eventually("the connection is reset", || is_reset(&mut tcp))?;
+    println!("    its flows given up after {:?}", started.elapsed());
     shop.cluster.host(3)?.set_cable(Cable::In)?;
     shop.until_state(1, "b3", "ready")?;
     shop.cluster.settle(1)?;
