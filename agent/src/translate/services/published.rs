@@ -222,6 +222,8 @@ struct Backends {
     addresses: BTreeSet<IpAddr>,
     /// Containers of this node, with their weights.
     here: Vec<(LegAddresses, u16)>,
+    /// All containers of this node that are members, whatever they are to the service.
+    members: BTreeMap<Identity, LegAddresses>,
     /// Other nodes by their addresses on the mesh, with what their backends weigh together.
     nodes: BTreeMap<Ipv4Addr, u16>,
 }
@@ -236,14 +238,18 @@ impl Backends {
     ) -> Self {
         // A container on several of the service's networks is one backend.
         let mut containers: BTreeMap<(NodeId, Identity), u16> = BTreeMap::new();
+        let mut own_members = BTreeMap::new();
         for row in index
             .members(service.id)
             .filter_map(|id| view.endpoints.get(&id))
         {
+            let place = identity(&row.attachment);
+            if let Some(leg) = legs.get(&place).filter(|_| row.node == local) {
+                own_members.insert(place, *leg);
+            }
             let weight = view.nodes.get(&row.node).and_then(|node| weight(row, node));
             if let Some(weight) = weight {
-                let place = (row.node, identity(&row.attachment));
-                let known = containers.entry(place).or_default();
+                let known = containers.entry((row.node, place)).or_default();
                 *known = weight.max(*known);
             }
         }
@@ -255,6 +261,7 @@ impl Backends {
                 .map(|node| [node.addr.ip(), node.data_path_addr].into())
                 .unwrap_or_default(),
             here: Vec::new(),
+            members: own_members,
             nodes: BTreeMap::new(),
         };
         for ((node, place), weight) in containers {
@@ -310,7 +317,8 @@ impl Backends {
         }
         if let Some(own) = self.own {
             let own = Address::Vip(on_mesh(own, family));
-            made.insert(key(own), self.service(service, here.clone()));
+            let handed_on = self.handed_on(port, family, &here);
+            made.insert(key(own), self.service(service, handed_on));
         }
         if let Some(address) = self.address(port, family) {
             let nodes = self.nodes.iter().map(|(node, weight)| {
@@ -334,15 +342,30 @@ impl Backends {
             Scheduler::RoundRobin => weight.min(1),
             _ => weight,
         };
-        let backends = self.here.iter().filter_map(|(leg, of_container)| {
-            let address = match family {
-                Family::V4 => leg.v4.into(),
-                Family::V6 => leg.v6?.into(),
-            };
-            let port = NonZeroU16::new(port.target);
-            Some((Backend { address, port }, weight(*of_container)))
-        });
-        backends.collect()
+        let backends = self.here.iter();
+        backends
+            .filter_map(|(leg, of_container)| {
+                Some((by_leg(leg, port, family)?, weight(*of_container)))
+            })
+            .collect()
+    }
+
+    /// Who takes what other nodes hand on. They do so as long as they know of a backend here that
+    /// takes connections, which may be a moment before this node does or after: whoever is there
+    /// then is better than a refusal.
+    fn handed_on(
+        &self,
+        port: &PublishedPort,
+        family: Family,
+        here: &BTreeMap<Backend, u16>,
+    ) -> BTreeMap<Backend, u16> {
+        if here.values().any(|weight| *weight > 0) {
+            return here.clone();
+        }
+        let members = self.members.values();
+        members
+            .filter_map(|leg| Some((by_leg(leg, port, family)?, 1)))
+            .collect()
     }
 
     /// Where this node answers; `None` when only others do.
@@ -365,6 +388,16 @@ impl Backends {
             backends,
         }
     }
+}
+
+/// A container of this node, by its leg.
+fn by_leg(leg: &LegAddresses, port: &PublishedPort, family: Family) -> Option<Backend> {
+    let address = match family {
+        Family::V4 => leg.v4.into(),
+        Family::V6 => leg.v6?.into(),
+    };
+    let port = NonZeroU16::new(port.target);
+    Some(Backend { address, port })
 }
 
 /// What does not depend on services. `gateway4` are the addresses of containers' legs.

@@ -106,6 +106,37 @@ fn a_node_chooses_among_its_own_and_the_nodes_that_have_others() {
 }
 
 #[test]
+fn what_another_node_hands_on_is_taken_by_who_is_there() {
+    let service = with_port(port(PublishMode::Ingress));
+    let leg = |number| (format!("192.168.240.{number}:80"), 1);
+    let local = Address::Local(Family::V4);
+    // The others may know already that it is ready, or not yet that it leaves.
+    for state in [BackendState::Starting, BackendState::Draining] {
+        let one = Endpoint {
+            backend: state,
+            ..member(2, 1, 1, 1)
+        };
+        let known = known(&service, &[one, member(4, 1, 2, 1)]);
+        let made = made(&known, &legs(&[2]));
+        assert_eq!(backends(&made, own()), [leg(2)]);
+        // Here it is known better.
+        let taking: Vec<_> = { backends(&made, local).into_iter() }
+            .filter(|(_, weight)| *weight > 0)
+            .collect();
+        assert_eq!(taking, [("10.0.0.2:8080".to_owned(), 1)]);
+    }
+    // Whoever does take connections comes first.
+    let leaving = Endpoint {
+        backend: BackendState::Draining,
+        ..member(2, 1, 1, 1)
+    };
+    let known = known(&service, &[leaving, member(3, 1, 1, 1)]);
+    let made = made(&known, &legs(&[2, 3]));
+    let (own_leg, other) = ((leg(2).0, 0), leg(3));
+    assert_eq!(backends(&made, own()), [own_leg, other]);
+}
+
+#[test]
 fn a_backend_without_a_leg_is_not_there_yet() {
     let service = with_port(port(PublishMode::Ingress));
     let made = made(&known(&service, &[member(2, 1, 1, 1)]), &legs(&[]));
