@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Longest that a connection or an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same on a connection that stays open: TCP sends again after twice the time each time, and the
+/// answer may be to one that is sent late.
+const HELD: Duration = Duration::from_secs(60);
 /// A datagram without an answer for so long was lost.
 const LOST: Duration = Duration::from_millis(500);
 /// Failures that are told with their reasons.
@@ -65,6 +68,7 @@ pub(crate) fn ask_until_told(to: &str, port: u16, interval_us: u64) -> Result<()
 /// `failed` with the reason.
 pub(crate) fn hold(to: &str, port: u16) -> Result<()> {
     let mut stream = connect(SocketAddr::new(to.parse()?, port))?;
+    stream.set_read_timeout(Some(HELD))?;
     let mut answers = BufReader::new(stream.try_clone()?);
     println!("ready");
     for line in std::io::stdin().lock().lines() {
