@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_agent::lab::Cable;
 use weft_cluster_tests::backend::{Answer, Tally, spread};
-use weft_cluster_tests::cluster::{Cluster, Running};
+use weft_cluster_tests::cluster::{Cluster, OUTSIDE, Running};
 use weft_cluster_tests::talk::Talk;
 use weft_cluster_tests::{PATIENCE, eventually};
 
@@ -464,9 +464,15 @@ fn flows_of_a_backend_that_vanishes() -> Result<()> {
 }
 
 fn agents_that_are_killed() -> Result<()> {
-    let shop = Shop::open("")?;
+    let shop = Shop::open("--publish 8080:80")?;
     let _servers = [shop.backend(2, "b2")?, shop.backend(3, "b3")?];
     let mut held = shop.connected_to(1, "b2")?;
+    // From outside, by way of the first host.
+    let mut published = eventually("a connection from outside", || {
+        let mut talk = shop.cluster.client(OUTSIDE).hold("198.18.0.1", 8080)?;
+        ensure!(asked(&mut talk)? == "b2", "to another");
+        Ok(talk)
+    })?;
     let client = shop.cluster.client_in(1, "c1.web");
     let asking = client.start(&shop.vip, PORT, PACE_US)?;
     // That of the client, which has a new state to catch up with, and one with a backend.
@@ -486,7 +492,9 @@ fn agents_that_are_killed() -> Result<()> {
         shop.cluster.weft(other, &weight)?;
         // Long enough for a backend that is really gone to be given up.
         std::thread::sleep(GIVEN_UP_WITHIN);
-        ensure!(asked(&mut held)? == "b2", "the connection was lost");
+        for held in [&mut held, &mut published] {
+            ensure!(asked(held)? == "b2", "the connection was lost");
+        }
         agent.start_agent()?;
         agent.wait_ready(PATIENCE)?;
         shop.until_state(other, "b2", "ready")?;
@@ -494,7 +502,9 @@ fn agents_that_are_killed() -> Result<()> {
     }
     let tally = asking.finish()?;
     none_failed(&tally)?;
-    ensure!(asked(&mut held)? == "b2", "the connection was lost");
+    for held in [&mut held, &mut published] {
+        ensure!(asked(held)? == "b2", "the connection was lost");
+    }
     let spread = shop.spread(1, 10)?;
     ensure!(spread.len() == 2, "{spread:?}");
     Ok(())
