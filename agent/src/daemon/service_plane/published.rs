@@ -102,6 +102,8 @@ impl PublishedPorts {
             return self.remove().await;
         }
         self.present = true;
+        // Whatever failed is tried again below: a gateway that did is not `made`, nor are tables held.
+        self.error = None;
         let mut ops = 0;
         match self.gateway_spec(view, index, here).await {
             Ok(spec) if full || self.made.as_ref() != Some(&spec) => {
@@ -253,9 +255,8 @@ impl PublishedPorts {
             );
         }
         let whole = report.error.is_none() && self.failed.is_empty();
-        match report.error {
-            Some(error) => self.fail(error.to_string()),
-            None => self.error = None,
+        if let Some(error) = report.error {
+            self.fail(error.to_string());
         }
         self.made = whole.then_some(spec);
     }
