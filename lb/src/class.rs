@@ -136,6 +136,14 @@ impl Class {
         )
     }
 
+    /// The class of the same slots chosen by chance, which services share.
+    pub(crate) fn by_chance(mut self) -> Self {
+        if let Self::Slots { pick, .. } = &mut self {
+            *pick = Pick::Random;
+        }
+        self.with_instance(0)
+    }
+
     /// Another instance of the class.
     pub(crate) fn with_instance(mut self, number: u32) -> Self {
         if let Self::Slots { instance, .. } = &mut self {

@@ -8,6 +8,10 @@ use crate::class::{Affinity, Class};
 /// slots that it had finds its chain there. At most as many as there are services, too.
 pub(crate) const UNUSED_MAX: usize = 64;
 
+/// Most chains with which services still get one for themselves. The kernel goes through all of them
+/// in every transaction that adds one, a millisecond for a thousand.
+pub(crate) const CHAINS_MAX: usize = 256;
+
 /// A class with the number that stands for it in the maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Numbered {
@@ -168,7 +172,9 @@ impl<'a> Draft<'a> {
     }
 
     /// Moves a service to a class, or to an instance of it that no other service has: the one that
-    /// it is in, or one that nobody has been in before the change, or a new one.
+    /// it is in, or one that nobody has been in before the change, or a new one. Where there are too
+    /// many for that it chooses by chance: a count that services share would give each of them some
+    /// of its backends only, if they are asked in turns.
     pub(crate) fn move_to(
         &mut self,
         old: Option<Class>,
@@ -176,7 +182,7 @@ impl<'a> Draft<'a> {
     ) -> Option<Numbered> {
         let new = wanted.map(|class| match old {
             Some(old) if class.with_instance(old.instance()) == old => old,
-            _ if class.is_exclusive() => self.instance(class),
+            _ if class.is_exclusive() => self.instance(class).unwrap_or(class.by_chance()),
             _ => class,
         });
         if new != old {
@@ -241,12 +247,15 @@ impl<'a> Draft<'a> {
         changed.unwrap_or_else(|| self.present.users(class))
     }
 
-    fn instance(&self, class: Class) -> Class {
+    fn instance(&self, class: Class) -> Option<Class> {
         let all = class.with_instance(0)..=class.with_instance(u32::MAX);
         let unused = self.present.unused.range(all.clone());
         let mut unused = unused.filter(|class| !self.users.contains_key(class));
         if let Some(unused) = unused.next() {
-            return *unused;
+            return Some(*unused);
+        }
+        if self.present.held.len() + self.added.len() >= CHAINS_MAX {
+            return None;
         }
         let present = self.present.held.range(all.clone()).next_back();
         let added = self.added.range(all).next_back();
@@ -257,7 +266,7 @@ impl<'a> Draft<'a> {
             let class = class.with_instance(*number);
             !self.present.held.contains_key(&class) && !self.added.contains_key(&class)
         };
-        class.with_instance(instances.find(is_new).unwrap_or(next))
+        Some(class.with_instance(instances.find(is_new).unwrap_or(next)))
     }
 
     /// Its number: a new one if it has none.

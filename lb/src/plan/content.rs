@@ -49,6 +49,11 @@ fn slots(service: &Service, entry: &Entry) -> (Pick, Vec<Backend>) {
         Scheduler::Maglev(size) => (Pick::Flow, maglev::table(&active, size)),
         Scheduler::Random => (Pick::Random, dense(&by_weight(&active), entry)),
         Scheduler::SourceHash => (Pick::Source, dense(&by_weight(&active), entry)),
+        // Of one there is nothing to count.
+        Scheduler::RoundRobin | Scheduler::WeightedRoundRobin if active.len() == 1 => (
+            Pick::Random,
+            active.iter().map(|(backend, _)| *backend).collect(),
+        ),
         Scheduler::RoundRobin => {
             let once: Vec<(Backend, u32)> = active.iter().map(|(b, _)| (*b, 1)).collect();
             (Pick::RoundRobin, dense(&once, entry))

@@ -7,7 +7,7 @@ use weft_netns::nft::{MapData, MapElement, Verdict};
 use super::*;
 use crate::chains::{self, Part};
 use crate::class::Pick;
-use crate::classes::Classes;
+use crate::classes::{CHAINS_MAX, Classes};
 use crate::layout::{self, Map};
 use crate::observed::Raw;
 use crate::spec::{Address, Family, MaglevSize, Ports, Protocol, Scheduler};
@@ -218,6 +218,40 @@ fn services_that_take_turns_share_no_chain_and_find_theirs_again() {
     // Another takes the chain that the first left.
     assert_eq!(change(&mut kernel, 0, 4), [1, 1, 0]);
     assert_eq!(class_of(&kernel, &keys[0]).instance(), 0);
+}
+
+#[test]
+fn services_beyond_the_most_chains_choose_by_chance_and_stay() {
+    let mut kernel = Kernel::new();
+    let hosts: Vec<_> = (1..=3).map(|port| ("10.0.0.2", port, 1)).collect();
+    let of = |count| service(Scheduler::RoundRobin, &hosts[..count]);
+    let keys = || (1..=400).map(|port| key("10.0.9.9", port));
+    let spec: Spec = keys().map(|key| (key, of(3))).collect();
+    reconcile(&mut kernel, &spec);
+    let alone = |kernel: &Kernel| {
+        let services = kernel.read().services;
+        let classes = services.values().filter_map(|entry| entry.class);
+        classes.filter(|class| class.is_exclusive()).count()
+    };
+    assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len());
+    assert!(
+        Plan::full(&spec, &kernel.read())
+            .stages
+            .iter()
+            .all(Vec::is_empty)
+    );
+    // One that leaves its chain makes room for another; with a single backend none needs one.
+    let changes = [
+        (key("10.0.9.9", 1), Some(of(1))),
+        (key("10.0.9.9", 400), None),
+    ];
+    let plan = Plan::partial(&changes.into(), &kernel.read());
+    kernel.carry_out(&plan);
+    assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len() - 1);
+    assert!(!class_of(&kernel, &key("10.0.9.9", 1)).is_exclusive());
+    let plan = Plan::full(&spec, &kernel.read());
+    kernel.carry_out(&plan);
+    assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len());
 }
 
 #[test]
