@@ -60,7 +60,8 @@ pub enum Command {
     },
     /// Creates a network, assigning what the specification leaves open.
     CreateNetwork(Box<NetworkSpec>),
-    /// Removes a network that has no endpoints and no services.
+    /// Removes a network that has no endpoints and no services; the ingress network when no service
+    /// publishes a port in ingress mode, and with it the nodes' addresses on it.
     RemoveNetwork {
         /// Which.
         id: NetworkId,
@@ -192,7 +193,8 @@ pub struct NetworkSpec {
     pub name: String,
     /// Empty: one subnet from the cluster's pools.
     pub subnets: Vec<SubnetSpec>,
-    /// `None`: the smallest free one from [`Vni::FIRST`] up.
+    /// `None`: the smallest free one from [`Vni::FIRST`] up; of the ingress network,
+    /// [`Vni::INGRESS`].
     pub vni: Option<Vni>,
     /// MTU of endpoints; `None` derives it.
     pub mtu: Option<u32>,
@@ -204,6 +206,9 @@ pub struct NetworkSpec {
     pub allow_overlap: bool,
     /// Annotations.
     pub labels: Labels,
+    /// Make it the network that carries published ports, of which there is none: every node gets
+    /// an address from it.
+    pub ingress: bool,
 }
 
 /// A subnet that the operator chose.

@@ -457,5 +457,6 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
         multicast: request.multicast,
         allow_overlap: request.allow_overlap,
         labels: request.labels,
+        ingress: request.ingress,
     })
 }

@@ -83,13 +83,16 @@ pub(crate) fn members(view: &View) -> BTreeSet<IpAddr> {
 }
 
 /// MTU of a network's endpoints in bytes: what the operator chose, or the smallest underlay MTU
-/// among the nodes that take part, less what the tunnel adds.
+/// among the nodes that take part (in the ingress network: all), less what the tunnel adds.
 pub(crate) fn network_mtu(
     view: &View,
     index: &Index,
     network: &Network,
     local: Option<NodeId>,
 ) -> u32 {
+    if network.ingress {
+        return services::published::mesh_mtu(view);
+    }
     let endpoints: Vec<&Endpoint> = index.endpoints(view, network.id).collect();
     endpoint_mtu(view, network, local, &endpoints)
 }

@@ -60,6 +60,7 @@ fn commands() -> Vec<Command> {
             multicast: true,
             allow_overlap: true,
             labels: labels.clone(),
+            ingress: true,
             ..network_spec(1, "web")
         })),
         Command::RemoveNetwork { id: network_id(1) },
@@ -286,7 +287,7 @@ fn another_version_is_refused_by_its_number() {
     let error = decode::<u32>(&bytes).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "message of format version 1 refused: this agent knows version 2"
+        "message of format version 1 refused: this agent knows version 3"
     );
 }
 

@@ -25,7 +25,7 @@ pub struct Network {
     pub internal: bool,
     /// Broadcast and multicast are replicated to the member nodes.
     pub multicast: bool,
-    /// The network that carries published ports; exactly one.
+    /// The network that carries published ports; at most one.
     pub ingress: bool,
     /// Admitted although its subnets overlap another network's.
     pub allow_overlap: bool,
@@ -56,8 +56,10 @@ pub enum Driver {
 pub struct Vni(u32);
 
 impl Vni {
-    /// The ingress network's, and the first that is ever assigned.
-    pub const FIRST: Self = Self(4096);
+    /// The ingress network's unless another was asked for; never assigned to others.
+    pub const INGRESS: Self = Self(4096);
+    /// The first that is assigned to other networks.
+    pub const FIRST: Self = Self(4097);
     /// Largest that fits the header field.
     pub const MAX: Self = Self((1 << 24) - 1);
 

@@ -27,7 +27,7 @@ pub struct Node {
     /// Prefixes that the host routes itself; no network may overlap one of them.
     pub host_routes: Vec<IpNet>,
     /// The node's own address on the ingress network, by which the other nodes hand it what came
-    /// to a published port; `None` when that network had none left.
+    /// to a published port; `None` when that network has none left, or there is none.
     pub ingress: Option<Ipv4Addr>,
     /// Whether the node takes part in balancing.
     pub availability: Availability,

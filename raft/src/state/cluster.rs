@@ -1,14 +1,12 @@
 use std::sync::Arc;
 
 use super::index::{Floors, Index};
+use super::ingress::INGRESS;
 use super::pool::AddressPool;
 use super::refuse::{conflict, invalid};
 use super::{Change, Cluster, Decision, Object, Revision, State, check, limits, subnet};
 use crate::command::{InitCluster, Refusal, Secrets};
 use crate::model::{Driver, Labels, Network, NodeId, Role, View, Vni};
-
-/// Name of the network that carries published ports.
-pub(super) const INGRESS: &str = "ingress";
 
 /// Raft id of a cluster's first manager, which is a member before there is a log.
 const FIRST_RAFT_ID: u64 = 1;
@@ -38,7 +36,7 @@ impl State {
             id: init.ingress,
             name: INGRESS.to_owned(),
             driver: Driver::Overlay,
-            vni: Vni::FIRST,
+            vni: Vni::INGRESS,
             subnets: vec![subnet],
             mtu: None,
             internal: false,
@@ -56,7 +54,7 @@ impl State {
         Ok(Decision {
             secrets: Some(init.secrets.clone()),
             floors: Some(Floors {
-                vni: Vni::FIRST.get() + 1,
+                vni: Vni::FIRST.get(),
                 subnet: next,
             }),
             ..Decision::new(Object::Node(node), changes)

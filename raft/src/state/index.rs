@@ -26,7 +26,7 @@ pub(super) struct Index {
     pub(super) vnis: BTreeMap<Vni, NetworkId>,
     pub(super) subnets: PrefixIndex<NetworkId>,
     pub(super) members: BTreeMap<NetworkId, Members>,
-    /// The network that carries published ports.
+    /// The network that carries published ports, if there is one.
     pub(super) ingress: Option<NetworkId>,
     pub(super) service_names: BTreeMap<String, ServiceId>,
     pub(super) published: PortTable,
@@ -215,6 +215,9 @@ impl Index {
         self.bytes = self.bytes.saturating_sub(cost::of_network(network));
         self.network_names.remove(&network.name);
         self.vnis.remove(&network.vni);
+        if network.ingress {
+            self.ingress = None;
+        }
         self.floors.vni = self.floors.vni.min(network.vni.get());
         for subnet in &network.subnets {
             self.subnets.remove(subnet.cidr, network.id);

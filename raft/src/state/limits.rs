@@ -72,6 +72,9 @@ pub const DATA_PATH_PORTS: RangeInclusive<u16> = 1024..=49_151;
 /// MTU of endpoints in bytes: from the least that IPv4 hosts must accept (RFC 791) to the largest
 /// datagram without VXLAN's 50 bytes.
 pub const MTUS: RangeInclusive<u32> = 576..=65_485;
+/// Least MTU in bytes of the network that carries published ports: what IPv6 needs (RFC 8200
+/// section 5).
+pub const INGRESS_MTU: u32 = 1280;
 /// MTU in bytes of the device that carries a VTEP; loopback devices have the largest.
 pub const UNDERLAY_MTUS: RangeInclusive<u32> = 576..=65_536;
 /// Lifetime of node certificates in seconds: one hour to twenty years, the CA's own.

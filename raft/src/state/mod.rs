@@ -16,6 +16,7 @@ mod cluster;
 pub(crate) mod cost;
 mod endpoint;
 mod index;
+mod ingress;
 pub mod limits;
 mod network;
 mod node;
@@ -133,7 +134,7 @@ impl State {
             Command::SetNodeStatus(heard) => self.set_node_status(index, heard),
             Command::RotateToken { role, secret } => self.rotate_token(*role, secret.0),
             Command::CreateNetwork(spec) => self.create_network(index, cluster, spec),
-            Command::RemoveNetwork { id } => self.remove_network(*id),
+            Command::RemoveNetwork { id } => self.remove_network(index, *id),
             Command::CreateEndpoint(spec) => self.create_endpoint(index, spec),
             Command::RemoveEndpoint { id } => self.remove_endpoint(*id),
             Command::CreateService(spec) => self.create_service(index, spec),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use super::cluster::INGRESS;
 use super::index::Floors;
+use super::ingress::INGRESS;
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
 use super::{Change, Cluster, Decision, NetworkId, Object, Revision, State};
 use super::{check, cost, limits, subnet};
@@ -17,7 +17,7 @@ impl State {
     ) -> Result<Decision, Refusal> {
         self.check_network(spec)?;
         let mut floors = self.index.floors;
-        let vni = self.vni(spec.vni, &mut floors)?;
+        let vni = self.vni(spec, &mut floors)?;
         let network = Arc::new(Network {
             id: spec.id,
             name: spec.name.clone(),
@@ -27,13 +27,16 @@ impl State {
             mtu: spec.mtu,
             internal: spec.internal,
             multicast: spec.multicast,
-            ingress: false,
+            ingress: spec.ingress,
             allow_overlap: spec.allow_overlap,
             labels: spec.labels.clone(),
             revision: index,
         });
         self.check_room(cost::of_network(&network))?;
-        let changes = vec![Change::Network(network.clone())];
+        let mut changes = vec![Change::Network(network.clone())];
+        if network.ingress {
+            changes.extend(self.enter_ingress(index, &network)?);
+        }
         Ok(Decision {
             floors: Some(floors),
             ..Decision::new(Object::Network(network), changes)
@@ -53,10 +56,11 @@ impl State {
                 limits::SUBNETS_PER_NETWORK,
             ));
         }
-        if spec.name == INGRESS {
+        self.check_ingress(spec)?;
+        if spec.name == INGRESS && !spec.ingress {
             return Err(conflict(format_args!(
                 "network name `{INGRESS}` belongs to the network that carries published ports; \
-                 choose another"
+                 choose another, or give --ingress to make that one"
             )));
         }
         if let Some(holder) = self.index.network_names.get(&spec.name) {
@@ -80,7 +84,8 @@ impl State {
         Ok(())
     }
 
-    fn vni(&self, wanted: Option<Vni>, floors: &mut Floors) -> Result<Vni, Refusal> {
+    fn vni(&self, spec: &NetworkSpec, floors: &mut Floors) -> Result<Vni, Refusal> {
+        let wanted = spec.vni.or(spec.ingress.then_some(Vni::INGRESS));
         let Some(wanted) = wanted else {
             let first = floors.vni.max(Vni::FIRST.get());
             let vni = (first..=Vni::MAX.get())
@@ -99,6 +104,10 @@ impl State {
         }
         match self.index.vnis.get(&wanted) {
             None => Ok(wanted),
+            Some(holder) if spec.ingress => Err(conflict(format_args!(
+                "VNI {wanted} is held by network {}; choose another with --vni",
+                self.network_name(*holder)
+            ))),
             Some(holder) => Err(conflict(format_args!(
                 "VNI {wanted} is held by network {}; choose another, or none to have a free one \
                  assigned",
@@ -121,14 +130,16 @@ impl State {
         Ok(vec![subnet])
     }
 
-    pub(super) fn remove_network(&self, id: NetworkId) -> Result<Decision, Refusal> {
+    pub(super) fn remove_network(
+        &self,
+        index: Revision,
+        id: NetworkId,
+    ) -> Result<Decision, Refusal> {
         let network = self.known_network(id)?;
-        if network.ingress {
-            return Err(in_use(format_args!(
-                "network {} carries published ports and stays as long as the cluster",
-                network.name
-            )));
-        }
+        let mut changes = match network.ingress {
+            true => self.leave_ingress(index, network)?,
+            false => Vec::new(),
+        };
         if let Some(members) = self.index.members.get(&id)
             && let Some(example) = members.names.values().next()
             && let Some(example) = self.view.endpoints.get(example)
@@ -153,10 +164,8 @@ impl State {
                 network.name
             )));
         }
-        Ok(Decision::new(
-            Object::Network(network.clone()),
-            vec![Change::NetworkGone(id)],
-        ))
+        changes.push(Change::NetworkGone(id));
+        Ok(Decision::new(Object::Network(network.clone()), changes))
     }
 
     pub(super) fn known_network(&self, id: NetworkId) -> Result<&Arc<Network>, Refusal> {

@@ -68,6 +68,7 @@ impl State {
         // Who names a number gets it, and who has one keeps it: what is assigned comes last.
         for port in &ports {
             check_port(mode, port)?;
+            self.check_carried(port)?;
             choice.claim(port)?;
         }
         for same_address in [true, false] {

@@ -91,6 +91,7 @@ pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
         multicast: false,
         allow_overlap: false,
         labels: Labels::new(),
+        ingress: false,
     }
 }
 
@@ -344,11 +345,13 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
         12 => (0u8..12).prop_map(|number| format!("n{number}")),
         1 => select(&["ingress", "Bad_"][..]).prop_map(str::to_owned),
     ];
-    (0u8..12, name, subnets, vni, any::<bool>()).prop_map(
-        |(id, name, subnets, vni, allow_overlap)| NetworkSpec {
+    let ingress = proptest::bool::weighted(0.2);
+    (0u8..12, name, subnets, vni, any::<bool>(), ingress).prop_map(
+        |(id, name, subnets, vni, allow_overlap, ingress)| NetworkSpec {
             subnets,
             vni: vni.and_then(Vni::new),
-            allow_overlap,
+            allow_overlap: allow_overlap && !ingress,
+            ingress,
             ..network_spec(id, &name)
         },
     )

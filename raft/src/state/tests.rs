@@ -7,6 +7,7 @@ use crate::model::{Endpoint, Network, Service};
 mod backend;
 mod cluster;
 mod endpoint;
+mod ingress;
 mod network;
 mod node;
 mod oracle;

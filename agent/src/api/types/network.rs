@@ -27,7 +27,7 @@ pub struct Network {
     pub internal: bool,
     /// Broadcast and multicast are replicated to the member nodes.
     pub multicast: bool,
-    /// Carries published ports; exactly one network does.
+    /// Carries published ports; one network at most does.
     pub ingress: bool,
     /// Admitted although its subnets overlap another network's.
     pub allow_overlap: bool,

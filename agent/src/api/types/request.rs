@@ -80,7 +80,8 @@ pub struct NetworkCreateRequest {
     pub internal: bool,
     /// MTU in bytes of endpoints; derived from the underlay without it.
     pub mtu: Option<u32>,
-    /// VXLAN network identifier, 1-16777215; the smallest free one from 4096 up without it.
+    /// VXLAN network identifier, 1-16777215; the smallest free one from 4097 up without it, 4096 for
+    /// the ingress network.
     pub vni: Option<u32>,
     /// Replicate broadcast and multicast to the member nodes.
     pub multicast: bool,
@@ -88,6 +89,9 @@ pub struct NetworkCreateRequest {
     pub allow_overlap: bool,
     /// Operator annotations.
     pub labels: BTreeMap<String, String>,
+    /// Make it the network that carries published ports, of which there is one at most: every node
+    /// gets an address from it.
+    pub ingress: bool,
 }
 
 /// Attaches a network namespace of this node to a network. Exactly one of `pid` and `netns`.

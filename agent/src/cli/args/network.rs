@@ -37,7 +37,8 @@ pub enum NetworkCommand {
 #[command(after_help = "\
 Examples:
   weft network create web
-  weft network create db --subnet 10.20.0.0/24 --internal")]
+  weft network create db --subnet 10.20.0.0/24 --internal
+  weft network rm ingress && weft network create ingress --ingress --subnet 10.99.0.0/24")]
 pub struct NetworkCreateArgs {
     /// 1 to 63 of a-z, 0-9 and -
     #[arg(value_parser = value::network_name)]
@@ -58,9 +59,12 @@ pub struct NetworkCreateArgs {
     /// MTU of the endpoints, 576-65485 [default: what the underlay carries]
     #[arg(long, value_name = "BYTES", value_parser = value::mtu)]
     pub mtu: Option<u32>,
-    /// VXLAN network identifier, 1-16777215 [default: the next from 4096 up]
+    /// VXLAN network identifier, 1-16777215 [default: the next from 4097 up]
     #[arg(long, value_name = "N", value_parser = value::vni)]
     pub vni: Option<u32>,
+    /// Make it the network of published ports; there is one at most [VNI: 4096]
+    #[arg(long, conflicts_with_all = ["internal", "multicast", "allow_overlap"])]
+    pub ingress: bool,
     /// Replicate broadcast and multicast to the member hosts
     #[arg(long)]
     pub multicast: bool,

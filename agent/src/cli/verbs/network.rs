@@ -29,6 +29,7 @@ pub(super) async fn create(
         multicast: args.multicast,
         allow_overlap: args.allow_overlap,
         labels: args.label.into_iter().collect(),
+        ingress: args.ingress,
     };
     let network = client.network_create(&request).await?;
     writeln!(out, "{}", network.id)?;

@@ -471,8 +471,12 @@ fn on_mesh(address: Ipv4Addr, family: Family) -> IpAddr {
     }
 }
 
-/// Every node takes part.
+/// MTU of the ingress network in bytes: what the operator chose, or what the tunnels between all
+/// nodes carry.
 pub(crate) fn mesh_mtu(view: &View) -> u32 {
+    if let Some(mtu) = ingress_network(view).and_then(|network| network.mtu) {
+        return mtu;
+    }
     let nodes = view.nodes.values();
     let mtus = nodes.map(|node| path_mtu(node));
     mtus.min().unwrap_or(MIN_MTU).max(MIN_MTU)

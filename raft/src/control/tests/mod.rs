@@ -163,6 +163,7 @@ fn create_network(name: &str) -> Command {
         multicast: false,
         allow_overlap: false,
         labels: Labels::new(),
+        ingress: false,
     }))
 }
 

@@ -14,7 +14,7 @@ fn a_fresh_cluster_has_the_numbers_that_users_know() {
     let ingress = pair.state.view().networks[&network_id(0)].clone();
     assert_eq!(ingress.name, "ingress");
     assert!(ingress.ingress);
-    assert_eq!(ingress.vni, Vni::FIRST);
+    assert_eq!(ingress.vni, Vni::INGRESS);
     assert_eq!(ingress.subnets[0].cidr, net("10.0.0.0/24"));
 
     let web = pair.network(network_spec(1, "web"));

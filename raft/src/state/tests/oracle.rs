@@ -16,6 +16,7 @@ struct Addresses {
 /// Follows the changes and says which address each row without wishes must have got.
 #[derive(Default)]
 pub(super) struct Oracle {
+    ingress: Option<NetworkId>,
     networks: BTreeMap<NetworkId, Addresses>,
 }
 
@@ -32,9 +33,13 @@ impl Oracle {
                         freed: Vec::new(),
                     };
                     self.networks.insert(network.id, addresses);
+                    if network.ingress {
+                        self.ingress = Some(network.id);
+                    }
                 }
                 Change::NetworkGone(id) => {
                     self.networks.remove(id);
+                    self.ingress = self.ingress.filter(|ingress| ingress != id);
                 }
                 Change::Endpoint(endpoint) => {
                     let addresses = self.networks.get_mut(&endpoint.network).unwrap();
@@ -63,7 +68,10 @@ impl Oracle {
     /// A node that `waits` may be without an address although one is free.
     fn node(&mut self, before: &View, id: NodeId, now: Option<Ipv4Addr>, waits: bool) {
         let was = before.nodes.get(&id).and_then(|node| node.ingress);
-        let addresses = self.networks.get_mut(&network_id(0)).unwrap();
+        let Some(ingress) = self.ingress else {
+            return assert_eq!(now, None);
+        };
+        let addresses = self.networks.get_mut(&ingress).unwrap();
         match (was, now) {
             (Some(was), None) => addresses.freed.push(was),
             (None, Some(now)) => {

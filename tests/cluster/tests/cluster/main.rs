@@ -16,6 +16,7 @@ mod t60_services;
 mod t60_services_cli;
 mod t61_health;
 mod t62_ingress;
+mod t67_control_services;
 mod t70_quickstart;
 
 /// A name and what it claims.
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         t60_services_cli::CASES,
         t61_health::CASES,
         t62_ingress::CASES,
+        t67_control_services::CASES,
         t70_quickstart::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {

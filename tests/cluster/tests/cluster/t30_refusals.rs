@@ -85,7 +85,27 @@ fn names_unknown_taken_or_malformed() -> Result<()> {
         (
             &["network", "create", "ingress"],
             1,
-            &["ingress", "another"],
+            &["ingress", "another", "--ingress"],
+        ),
+        (
+            &["network", "create", "mesh", "--ingress"],
+            1,
+            &["network ingress", "weft network rm ingress"],
+        ),
+        (
+            &["network", "create", "mesh", "--ingress", "--internal"],
+            2,
+            &["--ingress", "--internal"],
+        ),
+        (
+            &["network", "create", "mesh", "--ingress", "--multicast"],
+            2,
+            &["--ingress", "--multicast"],
+        ),
+        (
+            &["network", "create", "mesh", "--ingress", "--allow-overlap"],
+            2,
+            &["--ingress", "--allow-overlap"],
         ),
         (&["network", "create", "Web"], 2, &["Web", FORM]),
         (&["network", "create", "a b"], 2, &["a b", FORM]),
@@ -110,7 +130,6 @@ fn names_unknown_taken_or_malformed() -> Result<()> {
         (&["network", "rm", "nope"], 1, &["nope", "weft network ls"]),
         (&["network", "rm", "a\nb"], 1, &["a\\nb", "weft network ls"]),
         (&["network", "rm", ""], 2, &["NETWORK", "empty"]),
-        (&["network", "rm", "ingress"], 1, &["ingress", "stays"]),
         (&["network", "rm", "web"], 1, &["web", "endpoint"]),
         (&["network", "rm"], 2, &["NETWORK"]),
         (&["node", "inspect", "nope"], 1, &["nope", "weft node ls"]),

@@ -114,7 +114,11 @@ fn names_networks_and_members() -> Result<()> {
                 1,
                 &["web", "service", "front"],
             ),
-            (vec!["network", "rm", "ingress"], 1, &["ingress", "stays"]),
+            (
+                vec!["network", "rm", "ingress"],
+                1,
+                &["ingress", "8080/tcp", "front", "--publish-rm"],
+            ),
             (
                 vec!["service", "inspect", "nope"],
                 1,
