@@ -35,6 +35,8 @@ pub(super) mod kind {
 }
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+/// Offset of `nlmsg_flags` in a message.
+const FLAGS_OFFSET: usize = 6;
 /// Offset of `nlmsg_seq` in a message.
 const SEQUENCE_OFFSET: usize = 8;
 /// Elements of one message. Their list has a 16-bit length, and an element with a key of 16 bytes
@@ -55,7 +57,8 @@ pub struct Batch {
 /// A transaction ready to be sent.
 pub(super) struct Encoded {
     pub(super) bytes: Vec<u8>,
-    /// What each message is about, by its sequence number's distance from the first.
+    /// What each message is about, by its sequence number's distance from the first. The last but
+    /// one is acknowledged: the end follows it.
     pub(super) labels: Vec<String>,
 }
 
@@ -176,13 +179,19 @@ impl Batch {
         self.messages.len() == 1
     }
 
-    /// The bytes of one datagram, with sequence numbers from `first` on. Only the last message asks
-    /// for an acknowledgement, which then speaks for all.
+    /// The bytes of one datagram, with sequence numbers from `first` on. Only the last change asks
+    /// for an acknowledgement, which then speaks for all: the kernel answers once it has committed
+    /// or aborted. (The end of a transaction is acknowledged from Linux 6.10 on only.)
     pub(super) fn encode(mut self, first: u32) -> Result<Encoded, NftError> {
-        self.bound(BATCH_END, REQUEST | ACK, "commit the transaction");
         if self.overlong {
             return Err(NftError::Overlong);
         }
+        if let Some((start, _)) = self.messages.last() {
+            let field = start + FLAGS_OFFSET;
+            self.bytes[field] |= ACK.to_ne_bytes()[0];
+            self.bytes[field + 1] |= ACK.to_ne_bytes()[1];
+        }
+        self.bound(BATCH_END, REQUEST, "commit the transaction");
         let mut sequence = first;
         for (start, _) in &self.messages {
             let field = start + SEQUENCE_OFFSET;
@@ -255,6 +264,20 @@ mod tests {
         let encoded = batch.encode(40).unwrap();
         assert_eq!(sequences(&encoded.bytes), [40, 41, 42]);
         assert_eq!(encoded.labels[1], "delete table weft");
+    }
+
+    #[test]
+    fn the_last_change_asks_for_the_answer() {
+        let mut batch = Batch::new();
+        batch.delete_table("one");
+        batch.delete_table("two");
+        let starts: Vec<usize> = batch.messages.iter().map(|(start, _)| *start).collect();
+        let bytes = batch.encode(1).unwrap().bytes;
+        let asks = |start: &usize| bytes[start + FLAGS_OFFSET] & 4 != 0;
+        let asking: Vec<bool> = starts.iter().map(asks).collect();
+        assert_eq!(asking, [false, false, true]);
+        let end = bytes.len() - 20;
+        assert!(!asks(&end), "the end of a transaction");
     }
 
     #[test]

@@ -53,13 +53,16 @@ impl NftSocket {
         self.link.port()
     }
 
-    /// Carries out a transaction.
+    /// Carries out a transaction; one that changes nothing is not sent.
     ///
     /// # Errors
     /// [`NftError::Refused`] names the first request that failed; nothing was changed then.
     /// [`NftError::TooLarge`] when it is longer than the socket may send.
     pub fn commit(&mut self, batch: Batch) -> Result<(), NftError> {
         let what = "commit a transaction";
+        if batch.is_empty() {
+            return Ok(());
+        }
         let first = self.link.next_sequence();
         let encoded = batch.encode(first)?;
         let count = u32::try_from(encoded.labels.len()).map_err(|_| NftError::Overlong)?;
@@ -80,7 +83,7 @@ impl NftSocket {
                         self.link.drain();
                         return Err(NftError::refused(label, refusal));
                     }
-                    (Some(_), Body::Ack) if index == count - 1 => return Ok(()),
+                    (Some(_), Body::Ack) if index == count - 2 => return Ok(()),
                     _ => {}
                 }
             }
