@@ -42,6 +42,14 @@ struct Known {
     in_a_row: u32,
 }
 
+/// A time as the leader.
+#[derive(Clone, Copy, Debug)]
+struct Leading {
+    since: Instant,
+    /// Who led before, if that is known.
+    former: Option<NodeId>,
+}
+
 impl Reports {
     pub(super) fn new() -> Self {
         // Without randomness two starts may look like one, which costs a late report at worst.
@@ -176,7 +184,8 @@ impl Running {
 
     /// As the leader, marks nodes down that are not heard of, and ready when they are again.
     pub(super) async fn keep_judging(&self) {
-        let mut leading_since = None;
+        let mut leading = None;
+        let mut former = None;
         let mut last = Instant::now();
         loop {
             tokio::time::sleep(JUDGE_PERIOD).await;
@@ -185,23 +194,43 @@ impl Running {
             let paused = now.duration_since(last) > self.timing.detection / 2;
             last = now;
             if !self.is_leader() {
-                leading_since = None;
+                leading = None;
+                former = self.leader().map(|leader| leader.node).or(former);
                 continue;
             }
             if paused {
-                leading_since = None;
+                (leading, former) = (None, None);
             }
-            let since = *leading_since.get_or_insert(now);
-            let verdicts = self.verdicts(since, now);
+            let begin = || self.begin_to_lead(now, former.take());
+            let leading = *leading.get_or_insert_with(begin);
+            let verdicts = self.verdicts(leading, now);
             if !verdicts.is_empty() {
                 self.write_verdicts(verdicts).await;
             }
         }
     }
 
-    fn verdicts(&self, leading_since: Instant, now: Instant) -> Vec<(NodeId, NodeStatus)> {
+    /// Whoever led before was silent already when it lost the election, or has handed over and reports
+    /// from now on.
+    fn begin_to_lead(&self, since: Instant, former: Option<NodeId>) -> Leading {
+        if let Some(former) = former {
+            let silent_since = since.checked_sub(self.timing.election_min);
+            let at = silent_since.unwrap_or(since);
+            let mut table = lock(&self.reports.table);
+            let known = table.entry(former).or_insert(Known {
+                report: None,
+                at,
+                in_a_row: 0,
+            });
+            known.at = known.at.max(at);
+        }
+        Leading { since, former }
+    }
+
+    fn verdicts(&self, leading: Leading, now: Instant) -> Vec<(NodeId, NodeStatus)> {
         let detection = self.timing.detection;
-        let grace = now.duration_since(leading_since) < detection * 2;
+        // The others have to find out first who leads now, some by way of another manager than before.
+        let grace = now.duration_since(leading.since) < detection * 2;
         let mut table = lock(&self.reports.table);
         self.hub.with_view(|view| {
             let members: BTreeSet<NodeId> = view.nodes.keys().copied().collect();
@@ -217,6 +246,7 @@ impl Running {
                 if silent {
                     known.in_a_row = 0;
                 }
+                let grace = grace && leading.former != Some(node.id);
                 match node.status {
                     NodeStatus::Ready if silent && !grace => {
                         verdicts.push((node.id, NodeStatus::Down));
