@@ -1,5 +1,6 @@
 //! What a test does inside a host: the binary under its other name.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -46,6 +47,16 @@ fn dispatch(args: &[&str]) -> Result<()> {
         }
         ["ask-until-told", to, port, interval_us] => {
             crate::backend::ask_until_told(to, port.parse()?, interval_us.parse()?)
+        }
+        ["ask-from", to, port, times, first, addresses, first_port] => {
+            let to = SocketAddr::new(to.parse()?, port.parse()?);
+            let (times, addresses) = (times.parse()?, addresses.parse()?);
+            let (first, first_port) = (first.parse()?, first_port.parse()?);
+            crate::backend::ask_from(to, times, first, addresses, first_port)
+        }
+        ["load", protocol, to, port, per_second] => {
+            let to = SocketAddr::new(to.parse()?, port.parse()?);
+            crate::backend::load(protocol, to, per_second.parse()?)
         }
         ["hold", to, port] => crate::backend::hold(to, port.parse()?),
         ["hold-udp", to, port] => crate::backend::hold_udp(to, port.parse()?),

@@ -9,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Longest that a connection or an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The same on a connection that stays open: TCP sends again after twice the time each time, and the
 /// answer may be to one that is sent late.
 const HELD: Duration = Duration::from_secs(60);
 /// A datagram without an answer for so long was lost.
 const LOST: Duration = Duration::from_millis(500);
 /// Failures that are told with their reasons.
-const TOLD: usize = 10;
+pub(super) const TOLD: usize = 10;
 
 /// Asks so many times and prints the answers.
 pub(crate) fn ask(protocol: &str, to: &str, port: u16, times: usize) -> Result<()> {
@@ -45,10 +45,7 @@ pub(crate) fn ask_until_told(to: &str, port: u16, interval_us: u64) -> Result<()
     let mut failures = Vec::new();
     while !told.load(Ordering::Relaxed) {
         match over_tcp(to) {
-            Ok(line) => {
-                let name = line.split(' ').next().unwrap_or_default().to_owned();
-                *answers.entry(name).or_default() += 1;
-            }
+            Ok(line) => *answers.entry(name_of(&line)).or_default() += 1,
             Err(error) => failures.push(format!("{error:#}")),
         }
         thread::sleep(Duration::from_micros(interval_us));
@@ -106,8 +103,17 @@ pub(crate) fn hold_udp(to: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn over_tcp(to: SocketAddr) -> Result<String> {
-    let mut stream = connect(to)?;
+/// Who answered.
+pub(super) fn name_of(line: &str) -> String {
+    line.split(' ').next().unwrap_or_default().to_owned()
+}
+
+pub(super) fn over_tcp(to: SocketAddr) -> Result<String> {
+    request(&connect(to)?)
+}
+
+/// Asks over a connection and answers what is answered.
+pub(super) fn request(mut stream: &TcpStream) -> Result<String> {
     stream.write_all(b"who\n").context("request")?;
     let mut answer = String::new();
     let read = BufReader::new(stream).read_line(&mut answer);
@@ -121,7 +127,7 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn over_udp(to: SocketAddr) -> Result<String> {
+pub(super) fn over_udp(to: SocketAddr) -> Result<String> {
     let socket = udp(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 2048];

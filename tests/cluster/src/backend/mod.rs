@@ -1,16 +1,23 @@
 //! Containers that say who they are and whom they see, and clients that count what they are told.
 
 mod client;
+mod flows;
+mod report;
+mod server;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 
 pub(crate) use client::{ask, ask_until_told, hold, hold_udp};
+pub(crate) use flows::{ask_from, load};
 
+pub use report::{Loading, Report};
+pub use server::Server;
 pub use weft_agent::lab::Answer;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, OUTSIDE};
 use crate::talk::Talk;
 
 /// What requests that went on came to.
@@ -24,7 +31,54 @@ pub struct Tally {
     pub failed: u64,
 }
 
+/// Where flows come from, one each.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources {
+    first: Ipv4Addr,
+    addresses: u32,
+    first_port: u16,
+}
+
+/// What [`Cluster::crowd`] routes to the host outside.
+const CROWD: &str = "198.18.16.0/20";
+
+impl Sources {
+    /// The first of the addresses that [`Cluster::crowd`] makes.
+    pub const FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 16, 1);
+
+    /// So many addresses in turn, of those that [`Cluster::crowd`] makes; the port is one higher each
+    /// time that all had theirs.
+    pub fn addresses(count: u32, first_port: u16) -> Self {
+        Self {
+            first: Self::FIRST,
+            addresses: count,
+            first_port,
+        }
+    }
+
+    /// The client's own address, and ports one after another.
+    pub fn ports(first: u16) -> Self {
+        Self {
+            first: Ipv4Addr::UNSPECIFIED,
+            addresses: 1,
+            first_port: first,
+        }
+    }
+}
+
 impl Cluster {
+    /// Makes the host outside the one that some thousand client addresses are of.
+    pub fn crowd(&self) -> Result<()> {
+        // Everything in it is its own, to receive at and to bind to (ip-route(8), type local).
+        let own = ["ip", "route", "add", "local", CROWD, "dev", "lo"];
+        self.sh(OUTSIDE, &own)?;
+        let outside = self.host(OUTSIDE)?.address().to_string();
+        for host in 1..=self.hosts()?.len() {
+            self.sh(host, &["ip", "route", "add", CROWD, "via", &outside])?;
+        }
+        Ok(())
+    }
+
     /// Starts a detached container that serves as `name` on `port` (TCP and UDP, both families);
     /// `options` are further ones of `weft run`. Answers once it listens.
     pub fn backend(
@@ -95,13 +149,48 @@ impl Client<'_> {
     }
 
     fn ask(&self, protocol: &str, to: &str, port: u16, times: usize) -> Result<Vec<Answer>> {
+        let (port, times) = (port.to_string(), times.to_string());
+        self.answers(&["ask", protocol, to, &port, &times])
+    }
+
+    fn answers(&self, args: &[&str]) -> Result<Vec<Answer>> {
         let probe = crate::weft::probe_exe()?;
         let probe = probe.to_str().context("a path that is not UTF-8")?;
-        let (port, times) = (port.to_string(), times.to_string());
         let mut argv = self.through();
-        argv.extend([probe, "ask", protocol, to, &port, &times]);
+        argv.push(probe);
+        argv.extend(args);
         let said = self.cluster.sh(self.host, &argv)?;
         said.lines().map(parse).collect()
+    }
+
+    /// So many TCP requests, several at a time, each over a connection of its own from a source of its
+    /// own; the answers in the order of sources. Fails with the first that is not answered.
+    pub fn tcp_from(
+        &self,
+        sources: Sources,
+        to: &str,
+        port: u16,
+        times: usize,
+    ) -> Result<Vec<Answer>> {
+        let words = [
+            port.to_string(),
+            times.to_string(),
+            sources.first.to_string(),
+            sources.addresses.to_string(),
+            sources.first_port.to_string(),
+        ];
+        let words = words.iter().map(String::as_str);
+        let args: Vec<&str> = ["ask-from", to].into_iter().chain(words).collect();
+        self.answers(&args)
+    }
+
+    /// Starts so many requests a second over `tcp` or `udp`, each with a socket of its own and
+    /// whether earlier ones are answered or not, that go on until [`Loading::finish`].
+    pub fn load(&self, protocol: &str, to: &str, port: u16, per_second: u32) -> Result<Loading> {
+        let (port, per_second) = (port.to_string(), per_second.to_string());
+        let args = ["load", protocol, to, &port, &per_second];
+        let talk = Talk::start(self.cluster, self.host, &self.through(), &args)?;
+        Ok(Loading::of(talk))
     }
 
     /// Starts TCP requests, one after another `interval_us` apart, that go on until

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 use weft_cluster_tests::weft::act_by_name;
 
+mod site;
 mod t10_overlay;
 mod t15_failures;
 mod t20_control;
@@ -18,6 +19,8 @@ mod t61_health;
 mod t62_ingress;
 mod t67_control_services;
 mod t70_quickstart;
+mod t70_spread;
+mod t71_rolling;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -41,6 +44,8 @@ fn main() -> ExitCode {
         t62_ingress::CASES,
         t67_control_services::CASES,
         t70_quickstart::CASES,
+        t70_spread::CASES,
+        t71_rolling::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

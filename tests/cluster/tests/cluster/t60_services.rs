@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_agent::lab::Cable;
-use weft_cluster_tests::backend::{Answer, Tally, spread};
+use weft_cluster_tests::backend::{Answer, Server, Tally, spread};
 use weft_cluster_tests::cluster::{Cluster, OUTSIDE, Running};
 use weft_cluster_tests::talk::Talk;
 use weft_cluster_tests::{PATIENCE, eventually};
@@ -78,11 +78,6 @@ struct Shop {
     cluster: Cluster,
     vip: String,
     clients: Vec<String>,
-}
-
-/// A server that runs in a namespace of its own, until it is dropped.
-struct Server {
-    _running: Talk,
 }
 
 impl Shop {
@@ -185,18 +180,7 @@ fn vip(cluster: &Cluster, service: &str) -> Result<String> {
 
 /// A server in a new namespace of that name.
 fn serve(cluster: &Cluster, host: usize, name: &str) -> Result<Server> {
-    cluster.sh(host, &["ip", "netns", "add", name])?;
-    let lo = ["ip", "-n", name, "link", "set", "lo", "up"];
-    cluster.sh(host, &lo)?;
-    let inside = format!("--net=/run/netns/{name}");
-    let port = PORT.to_string();
-    let running = Talk::start(
-        cluster,
-        host,
-        &["nsenter", &inside],
-        &["serve", name, &port],
-    )?;
-    Ok(Server { _running: running })
+    Server::start(cluster, host, name, PORT)
 }
 
 /// Who answers over a connection that is held.
