@@ -17,11 +17,12 @@
 //! - [`ingress`]: what a published port takes beside that on a host, in a table of its own: backends
 //!   on other nodes see the client and answer through the node that it spoke to.
 //! - [`flows`]: forgets the flows of backends that are gone, and counts those of each.
+//! - [`stats`]: what the backends of a namespace take and answer, in counters of the kernel.
 //! - [`least_conn`]: weights by which backends with fewer flows get more of the new ones.
 //!
 //! # What is not here
 //!
-//! Idle time-outs, statistics; and what other crates see to: health, and DNS answers.
+//! Idle time-outs; and what other crates see to: health, and DNS answers.
 //!
 //! # The table
 //!
@@ -134,6 +135,7 @@ mod observed;
 mod plan;
 mod slots;
 pub mod spec;
+pub mod stats;
 #[cfg(test)]
 mod testing;
 mod transaction;

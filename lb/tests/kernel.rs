@@ -19,6 +19,8 @@ mod flows;
 mod lab;
 #[path = "kernel/own.rs"]
 mod own;
+#[path = "kernel/stats.rs"]
+mod stats;
 #[path = "kernel/traffic.rs"]
 mod traffic;
 #[path = "kernel/turns.rs"]
@@ -40,6 +42,7 @@ fn main() {
         affinity::CASES,
         flows::CASES,
         upkeep::CASES,
+        stats::CASES,
     ]
     .concat();
     let trials = cases.into_iter().map(|(name, case)| {

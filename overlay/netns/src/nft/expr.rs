@@ -223,6 +223,10 @@ impl MetaKey {
     pub const PRIORITY: Self = Self(2);
     /// Mark, four bytes in host order.
     pub const MARK: Self = Self(3);
+    /// Index of the device that it came in by, four bytes in host order.
+    pub const INPUT_INDEX: Self = Self(4);
+    /// Index of the device that it leaves by, four bytes in host order.
+    pub const OUTPUT_INDEX: Self = Self(5);
     /// Name of the device that it came in by, 16 bytes padded with zero bytes.
     pub const INPUT_NAME: Self = Self(6);
     /// Name of the device that it leaves by, 16 bytes padded with zero bytes.

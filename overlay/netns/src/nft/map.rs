@@ -1,6 +1,6 @@
 //! Maps from keys to values or verdicts.
 
-use super::expr::{DATA_VALUE, LIST_ELEM, Verdict, read_verdict, write_verdict};
+use super::expr::{Counter, DATA_VALUE, Expr, LIST_ELEM, Verdict, read_verdict, write_verdict};
 use super::object::{KeyType, Object};
 use crate::nfnetlink::attr::{Attr, AttrWriter, Attrs, Malformed};
 
@@ -14,6 +14,10 @@ const FLAGS_LEARNED: u32 = 0x10 | 0x20;
 const FLAG_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`.
 const TYPE_VERDICT: u32 = 0xffff_ff00;
+/// `NFTA_SET_EXPR`.
+const SET_EXPR: u16 = 17;
+/// `NFTA_SET_ELEM_EXPR`.
+const ELEM_EXPR: u16 = 7;
 /// `NFTA_SET_ELEM_KEY_END`.
 const KEY_END: u16 = 10;
 /// Bytes of a register slot.
@@ -41,6 +45,8 @@ pub struct Map {
 pub enum MapTarget {
     /// Nothing: it is a set.
     Nothing,
+    /// Nothing: it is a set, each key of which counts the packets that find it. Linux 5.7 and later.
+    Counted,
     /// The end of a range that starts with the key: it is a set of ranges, of values side by side
     /// each of which has to be in its own part. No two overlap. Linux 5.6 and later.
     RangeEnd,
@@ -94,6 +100,8 @@ pub enum MapData {
     Verdict(Verdict),
     /// The last key of the range that starts with the key.
     RangeEnd(Vec<u8>),
+    /// Nothing, and so many packets have found the key.
+    Counter(Counter),
     /// Nothing, or what this module does not speak of.
     Other,
 }
@@ -103,7 +111,7 @@ impl Object for Map {
         attrs.string(1, &self.table);
         attrs.string(2, &self.name);
         let (target_flag, target, size) = match self.target {
-            MapTarget::Nothing => (0, None, None),
+            MapTarget::Nothing | MapTarget::Counted => (0, None, None),
             MapTarget::RangeEnd => (FLAG_INTERVAL, None, None),
             MapTarget::Value { kind, len } => (FLAG_MAP, Some((kind.0, len)), None),
             MapTarget::Learned { kind, len, size } => {
@@ -130,12 +138,16 @@ impl Object for Map {
         }
         // An id within the transaction; required, though rules find the map by name.
         attrs.u32(10, 1);
+        if self.target == MapTarget::Counted {
+            Expr::Counter(Counter::default()).write_as(SET_EXPR, attrs);
+        }
     }
 
     fn read(attrs: Attrs<'_>) -> Result<Self, Malformed> {
         let (mut table, mut name) = (String::new(), String::new());
         let (mut flags, mut key_type, mut key_len) = (0, 0, 0);
         let (mut data_type, mut data_len, mut size) = (0, 0, None);
+        let mut counted = false;
         for attr in attrs {
             let attr = attr?;
             match attr.kind {
@@ -147,10 +159,12 @@ impl Object for Map {
                 6 => data_type = attr.u32()?,
                 7 => data_len = attr.u32()?,
                 9 => size = attr.nested().find(1)?.map(|size| size.u32()).transpose()?,
+                SET_EXPR => counted = matches!(Expr::read(attr)?, Expr::Counter(_)),
                 _ => {}
             }
         }
         let target = match (flags & FLAG_MAP, data_type) {
+            (0, _) if counted => MapTarget::Counted,
             (0, _) if flags & FLAG_INTERVAL != 0 => MapTarget::RangeEnd,
             (0, _) => MapTarget::Nothing,
             (_, TYPE_VERDICT) => MapTarget::Verdict,
@@ -215,6 +229,9 @@ impl Object for MapElements {
                         MapData::RangeEnd(end) => {
                             elem.nested(KEY_END, |data| data.bytes(DATA_VALUE, end));
                         }
+                        MapData::Counter(counter) => {
+                            Expr::Counter(*counter).write_as(ELEM_EXPR, elem);
+                        }
                         MapData::Other => {}
                     }
                 });
@@ -253,7 +270,7 @@ fn read_element(elem: Attr<'_>) -> Result<Option<MapElement>, Malformed> {
     };
     let key = key.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
     let data = match (elem.nested().find(2)?, elem.nested().find(KEY_END)?) {
-        (None, None) => MapData::Other,
+        (None, None) => read_counter(elem)?.map_or(MapData::Other, MapData::Counter),
         (None, Some(end)) => {
             let end = end.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
             MapData::RangeEnd(end.value.to_vec())
@@ -267,6 +284,14 @@ fn read_element(elem: Attr<'_>) -> Result<Option<MapElement>, Malformed> {
         key: key.value.to_vec(),
         data,
     }))
+}
+
+fn read_counter(elem: Attr<'_>) -> Result<Option<Counter>, Malformed> {
+    let expr = elem.nested().find(ELEM_EXPR)?;
+    Ok(match expr.map(Expr::read).transpose()? {
+        Some(Expr::Counter(counter)) => Some(counter),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -288,6 +313,7 @@ mod tests {
         };
         for target in [
             MapTarget::Nothing,
+            MapTarget::Counted,
             MapTarget::RangeEnd,
             value,
             MapTarget::Verdict,
@@ -306,6 +332,10 @@ mod tests {
             MapData::Value(vec![1; 8]),
             MapData::Verdict(Verdict::Goto("c".into())),
             MapData::RangeEnd(vec![9; 4]),
+            MapData::Counter(Counter {
+                packets: 3,
+                bytes: 1 << 40,
+            }),
             MapData::Other,
         ];
         let elements = MapElements {

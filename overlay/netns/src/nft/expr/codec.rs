@@ -49,7 +49,12 @@ const REJECT_PORT: u8 = 1;
 
 impl Expr {
     pub(in crate::nft) fn write(&self, list: &mut AttrWriter) {
-        list.nested(LIST_ELEM, |elem| {
+        self.write_as(LIST_ELEM, list);
+    }
+
+    /// As an attribute of that kind.
+    pub(in crate::nft) fn write_as(&self, kind: u16, attrs: &mut AttrWriter) {
+        attrs.nested(kind, |elem| {
             elem.string(EXPR_NAME, self.name());
             elem.nested(EXPR_DATA, |data| self.write_data(data));
         });
