@@ -306,9 +306,23 @@ pub(crate) fn a_service() -> Service {
             weight: 1,
             state: BackendState::Ready,
             connections: Some(7),
+            totals: Some(a_total()),
+            numbers_error: None,
         }],
+        connections: Some(7),
+        totals: Some(a_total()),
         labels: [].into(),
         revision: 10,
+    }
+}
+
+fn a_total() -> Totals {
+    Totals {
+        connections: 1200,
+        packets_in: 10_000,
+        bytes_in: 1 << 20,
+        packets_out: 11_000,
+        bytes_out: 5 << 40,
     }
 }
 

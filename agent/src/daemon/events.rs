@@ -159,7 +159,8 @@ fn event(
         Change::Service(row) => {
             let known = before.services.contains_key(&row.id);
             let members = lookup::members(before, row.id);
-            let service = Service::from_row(row, members, before, |_| None);
+            let untold = "an event tells no numbers; inspect the service";
+            let service = Service::from_row(row, members, before, |_| Err(untold.to_owned()));
             let object = EventObject::Service(Box::new(service));
             now(
                 EventType::Service,

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use weft_raft::command::{
     Command, EndpointChange, Object, RefusalKind, ServiceChange, ServiceSpec,
 };
-use weft_raft::control::ProposeError;
-use weft_raft::model::{self, EndpointId, NetworkId, PublishedPort, ServiceId, View};
+use weft_raft::control::{BackendNumbers, ProposeError};
+use weft_raft::model::{self, NetworkId, NodeId, PublishedPort, ServiceId, View};
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
 use super::not_yet;
-use super::service_plane;
+use super::service_plane::{self, NumbersOf};
 use crate::api::lookup;
 use crate::api::types::{
     ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
@@ -31,8 +31,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// All services, by name.
 pub(super) async fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
-    daemon.this()?;
-    let connections = service_plane::connections(daemon, None).await;
+    let this = daemon.this()?;
+    let numbers = service_plane::numbers(daemon, None).await;
     let mut services: Vec<Service> = daemon.control.with_view(|view| {
         let mut members: BTreeMap<ServiceId, Vec<&Arc<model::Endpoint>>> = BTreeMap::new();
         for endpoint in view.endpoints.values() {
@@ -44,7 +44,7 @@ pub(super) async fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
             .values()
             .map(|row| {
                 let members = members.remove(&row.id).unwrap_or_default();
-                Service::from_row(row, members, view, |id| connections.get(&id).copied())
+                Service::from_row(row, members, view, |member| known(&numbers, member, this))
             })
             .collect()
     });
@@ -56,8 +56,8 @@ pub(super) async fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
 pub(super) async fn one(daemon: &Daemon, wanted: &str) -> Result<Service, ApiError> {
     daemon.this()?;
     let row = found(daemon, wanted)?;
-    let connections = service_plane::connections(daemon, Some(row.id)).await;
-    Ok(describe(daemon, &row, &connections))
+    let numbers = service_plane::numbers(daemon, Some(row.id)).await;
+    Ok(describe(daemon, &row, &numbers))
 }
 
 /// Creates a service.
@@ -128,7 +128,7 @@ pub(super) async fn update(
 pub(super) async fn remove(daemon: Daemon, wanted: String) -> Result<Service, ApiError> {
     daemon.this()?;
     let row = found(&daemon, &wanted)?;
-    let was = describe(&daemon, &row, &BTreeMap::new());
+    let was = describe(&daemon, &row, &NumbersOf::new());
     daemon
         .propose(Command::RemoveService { id: row.id })
         .await?;
@@ -165,14 +165,29 @@ fn found(daemon: &Daemon, wanted: &str) -> Result<Arc<model::Service>, ApiError>
         .with_view(|view| lookup::service(view, wanted).cloned())
 }
 
-fn describe(
-    daemon: &Daemon,
-    row: &model::Service,
-    connections: &BTreeMap<EndpointId, u64>,
-) -> Service {
+fn describe(daemon: &Daemon, row: &model::Service, numbers: &NumbersOf) -> Service {
+    let this = daemon.control.membership().map(|member| member.node);
     daemon.control.with_view(|view| {
-        Service::from_row(row, lookup::members(view, row.id), view, |id| {
-            connections.get(&id).copied()
+        let members = lookup::members(view, row.id);
+        let numbers = |member: &model::Endpoint| match this {
+            Some(this) => known(numbers, member, this),
+            None => Err("this node is in no cluster any more".to_owned()),
+        };
+        Service::from_row(row, members, view, numbers)
+    })
+}
+
+/// What is known of an endpoint, or why nothing is.
+fn known(
+    numbers: &NumbersOf,
+    member: &model::Endpoint,
+    this: NodeId,
+) -> Result<BackendNumbers, String> {
+    let found = numbers.get(&member.id).cloned();
+    found.unwrap_or_else(|| {
+        Err(match member.node == this {
+            true => "its connections are not counted yet".to_owned(),
+            false => "another node has counted; inspect the service to ask it".to_owned(),
         })
     })
 }
@@ -192,7 +207,7 @@ fn answer(
     let new = row.ports.iter().filter(|port| !before.contains(port));
     let new: Vec<Port> = new.map(Port::from).collect();
     Ok(ServiceAnswer {
-        service: describe(daemon, &row, &BTreeMap::new()),
+        service: describe(daemon, &row, &NumbersOf::new()),
         warnings: host.warnings(&new),
     })
 }

@@ -14,6 +14,7 @@ mod join;
 mod leave;
 mod local;
 mod membership;
+mod numbers;
 mod peers;
 mod reports;
 mod route;
@@ -33,6 +34,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
 pub use error::{InitError, JoinError, LeaveError, OpenError, ProposeError, TimedOut};
+pub use numbers::BackendNumbers;
 pub use types::{
     Compaction, ControlConfig, ControlStatus, InitRequest, JoinRequest, Member, NodeFacts,
     PeerStatus, Quorum, RequestCounters, StoreStatus, Timing,

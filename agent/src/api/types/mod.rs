@@ -31,6 +31,7 @@ pub use request::{
 };
 pub use service::{
     Affinity, BackendState, EndpointMode, Scheduler, Service, ServiceEndpoint, ServiceNetwork,
+    Totals,
 };
 pub use service_request::{
     EndpointUpdateRequest, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest,

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter::Sum;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use weft_raft::control::BackendNumbers;
 use weft_raft::model;
 
 use super::{HealthCheck, Port};
@@ -35,6 +37,11 @@ pub struct Service {
     pub health: Option<HealthCheck>,
     /// Its endpoints, by node and name.
     pub endpoints: Vec<ServiceEndpoint>,
+    /// Flows that its endpoints have now; `null` while it is not known of one of them.
+    pub connections: Option<u64>,
+    /// What its endpoints have taken and answered together, without those that are gone; `null`
+    /// while it is not known of one of them.
+    pub totals: Option<Totals>,
     /// Operator annotations.
     pub labels: BTreeMap<String, String>,
     /// Log index of the last change.
@@ -73,6 +80,27 @@ pub struct ServiceEndpoint {
     pub state: BackendState,
     /// Flows that it has now; `null` where that is not known.
     pub connections: Option<u64>,
+    /// What it has taken and answered since it was attached; `null` where that is not known.
+    pub totals: Option<Totals>,
+    /// Why `connections` and `totals` are not known, in one line.
+    pub numbers_error: Option<String>,
+}
+
+/// What was counted, in the kernel of the endpoint's node: it goes on while no agent runs. Not what
+/// the container began itself, nor what it said to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Totals {
+    /// Connections that others have begun; flows, of other protocols than TCP.
+    pub connections: u64,
+    /// Packets from those who began them, as the kernel handles them: segments that it took
+    /// together are one.
+    pub packets_in: u64,
+    /// Bytes of these, with IP headers.
+    pub bytes_in: u64,
+    /// Packets to them.
+    pub packets_out: u64,
+    /// Bytes of these, with IP headers.
+    pub bytes_out: u64,
 }
 
 /// What a service's name stands for.
@@ -142,16 +170,16 @@ pub enum BackendState {
 
 impl Service {
     /// The row with its endpoints and the names that `view` has for what they are on;
-    /// `connections` knows how many flows an endpoint has.
+    /// `numbers` knows what an endpoint has taken and answered, or why that is not known.
     pub fn from_row<'a>(
         row: &model::Service,
         members: impl IntoIterator<Item = &'a Arc<model::Endpoint>>,
         view: &model::View,
-        connections: impl Fn(model::EndpointId) -> Option<u64>,
+        numbers: impl Fn(&model::Endpoint) -> Result<BackendNumbers, String>,
     ) -> Self {
         let mut endpoints: Vec<ServiceEndpoint> = members
             .into_iter()
-            .map(|member| ServiceEndpoint::from_row(member, view, connections(member.id)))
+            .map(|member| ServiceEndpoint::from_row(member, view, numbers(member)))
             .collect();
         endpoints.sort_by(|a, b| (&a.node, &a.name, &a.id).cmp(&(&b.node, &b.name, &b.id)));
         Self {
@@ -169,6 +197,8 @@ impl Service {
             drain_timeout_ms: row.drain_timeout_ms,
             idle_timeout_s: row.idle_timeout_s,
             health: row.health.as_ref().map(HealthCheck::from),
+            connections: endpoints.iter().map(|endpoint| endpoint.connections).sum(),
+            totals: endpoints.iter().map(|endpoint| endpoint.totals).sum(),
             endpoints,
             labels: row.labels.clone(),
             revision: row.revision,
@@ -197,7 +227,11 @@ impl ServiceNetwork {
 }
 
 impl ServiceEndpoint {
-    fn from_row(row: &model::Endpoint, view: &model::View, connections: Option<u64>) -> Self {
+    fn from_row(
+        row: &model::Endpoint,
+        view: &model::View,
+        numbers: Result<BackendNumbers, String>,
+    ) -> Self {
         let network = view.networks.get(&row.network).map(|n| n.name.clone());
         let node = view.nodes.get(&row.node).map(|n| n.name.clone());
         Self {
@@ -208,8 +242,34 @@ impl ServiceEndpoint {
             ipv4: row.ipv4,
             weight: row.weight,
             state: BackendState::of(row, view),
-            connections,
+            connections: numbers.as_ref().ok().map(|numbers| numbers.connections),
+            totals: numbers.as_ref().ok().map(Totals::from),
+            numbers_error: numbers.err(),
         }
+    }
+}
+
+impl From<&BackendNumbers> for Totals {
+    fn from(numbers: &BackendNumbers) -> Self {
+        Self {
+            connections: numbers.connections_total,
+            packets_in: numbers.packets_in,
+            bytes_in: numbers.bytes_in,
+            packets_out: numbers.packets_out,
+            bytes_out: numbers.bytes_out,
+        }
+    }
+}
+
+impl Sum for Totals {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            connections: sum.connections.saturating_add(one.connections),
+            packets_in: sum.packets_in.saturating_add(one.packets_in),
+            bytes_in: sum.bytes_in.saturating_add(one.bytes_in),
+            packets_out: sum.packets_out.saturating_add(one.packets_out),
+            bytes_out: sum.bytes_out.saturating_add(one.bytes_out),
+        })
     }
 }
 

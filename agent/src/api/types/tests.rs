@@ -58,6 +58,10 @@ fn an_endpoint_is_written_with_the_documented_names() {
 
 #[test]
 fn a_service_is_written_with_the_documented_names() {
+    let totals = json!({
+        "connections": 1200, "packets_in": 10_000, "bytes_in": 1_048_576,
+        "packets_out": 11_000, "bytes_out": 5_497_558_138_880_u64,
+    });
     is(
         &a_service(),
         json!({
@@ -77,7 +81,9 @@ fn a_service_is_written_with_the_documented_names() {
             "endpoints": [{
                 "id": "cccccccccccccccc", "name": "api", "network": "web", "node": "h1",
                 "ipv4": "10.0.1.2", "weight": 1, "state": "ready", "connections": 7,
+                "totals": totals, "numbers_error": null,
             }],
+            "connections": 7, "totals": totals,
             "labels": {}, "revision": 10,
         }),
     );

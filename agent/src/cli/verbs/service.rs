@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::read;
 use crate::api::client::Client;
 use crate::api::types::{
-    HealthCheck, HealthUpdate, Service, ServiceCreateRequest, ServiceUpdateRequest,
+    HealthCheck, HealthUpdate, Service, ServiceCreateRequest, ServiceUpdateRequest, Totals,
 };
 use crate::cli::args::{
     Format, HealthTimingArgs, InspectArgs, ProbeOrNone, ServiceCommand, ServiceCreateArgs,
@@ -156,7 +156,9 @@ fn inspect(service: &Service, args: InspectArgs, out: &mut dyn Write) -> Result<
         return Ok(());
     }
     writeln!(out)?;
-    Ok(endpoints(service).write(out)?)
+    endpoints(service).write(out)?;
+    writeln!(out)?;
+    Ok(numbers(service).write(out)?)
 }
 
 fn endpoints(service: &Service) -> Table {
@@ -168,7 +170,6 @@ fn endpoints(service: &Service) -> Table {
         "ADDRESS",
         "WEIGHT",
         "STATE",
-        "FLOWS",
     ]);
     for endpoint in &service.endpoints {
         table.row(vec![
@@ -179,12 +180,53 @@ fn endpoints(service: &Service) -> Table {
             endpoint.ipv4.to_string(),
             endpoint.weight.to_string(),
             endpoint.state.to_string(),
-            endpoint
-                .connections
-                .map_or_else(|| "-".to_owned(), |count| count.to_string()),
         ]);
     }
     table
+}
+
+/// What each endpoint has taken and answered, and all of them together. Where that is not known,
+/// why.
+fn numbers(service: &Service) -> Table {
+    let mut table = Table::new(&["NAME", "NODE", "FLOWS", "TAKEN", "IN", "OUT", ""]);
+    let shown = |connections: Option<u64>, totals: Option<Totals>| {
+        let number = |known: Option<String>| known.unwrap_or_else(|| "-".to_owned());
+        [
+            number(connections.map(|count| count.to_string())),
+            number(totals.map(|totals| totals.connections.to_string())),
+            number(totals.map(|totals| volume(totals.packets_in, totals.bytes_in))),
+            number(totals.map(|totals| volume(totals.packets_out, totals.bytes_out))),
+        ]
+    };
+    for endpoint in &service.endpoints {
+        let mut row = vec![endpoint.name.clone(), endpoint.node.clone()];
+        row.extend(shown(endpoint.connections, endpoint.totals));
+        row.push(endpoint.numbers_error.clone().unwrap_or_default());
+        table.row(row);
+    }
+    let mut row = vec!["all".to_owned(), String::new()];
+    row.extend(shown(service.connections, service.totals));
+    table.row(row);
+    table
+}
+
+/// `10000 (1.0 MiB)`: packets, and their bytes as people read them.
+fn volume(packets: u64, bytes: u64) -> String {
+    const UNITS: [(&str, u32); 6] = [
+        ("EiB", 60),
+        ("PiB", 50),
+        ("TiB", 40),
+        ("GiB", 30),
+        ("MiB", 20),
+        ("KiB", 10),
+    ];
+    // Tenths of a unit, rounded down.
+    let tenths = |(unit, bits)| (unit, (u128::from(bytes) * 10) >> bits);
+    let bytes = match { UNITS.into_iter().map(tenths) }.find(|(_, tenths)| *tenths >= 10) {
+        Some((unit, tenths)) => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+        None => format!("{bytes} B"),
+    };
+    format!("{packets} ({bytes})")
 }
 
 /// Goes on after a refusal, as `network rm` does; the first one decides the exit status.

@@ -54,16 +54,33 @@ pub(super) fn begun_by_others(
     netns: &BTreeSet<NetnsRef>,
     own: &BTreeSet<IpAddr>,
 ) -> Result<BTreeMap<IpAddr, u64>, Unopened> {
-    let mut conntrack = Conntrack::open_in(&open(netns)?).map_err(failed)?;
     let mut counts = BTreeMap::new();
-    let counted = conntrack.flows(|flow| {
-        let (from, to) = (flow.original.source, flow.original.destination);
-        if !(flow.ended || own.contains(&from.address) || from.address.is_loopback()) {
-            *counts.entry(to.address).or_default() += 1;
+    each_begun_by_others(
+        &open(netns)?,
+        |address| own.contains(&address),
+        |flow| {
+            let to = flow.original.destination.address;
+            *counts.entry(to).or_default() += 1;
+        },
+    )?;
+    Ok(counts)
+}
+
+/// Goes through the flows that are not over and that others have begun to a container.
+pub(super) fn each_begun_by_others(
+    netns: &Netns,
+    is_own: impl Fn(IpAddr) -> bool,
+    mut each: impl FnMut(&Flow),
+) -> Result<(), Unopened> {
+    let mut conntrack = Conntrack::open_in(netns).map_err(failed)?;
+    let read = conntrack.flows(|flow| {
+        let from = flow.original.source.address;
+        if !(flow.ended || is_own(from) || from.is_loopback()) {
+            each(&flow);
         }
     });
-    counted.map_err(failed)?;
-    Ok(counts)
+    read.map_err(failed)?;
+    Ok(())
 }
 
 /// Those of the backends that there are flows with, and a port that one of them uses.

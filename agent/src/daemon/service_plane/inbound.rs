@@ -6,10 +6,9 @@ use std::net::IpAddr;
 
 use weft_netns::Identity;
 use weft_overlay::NetnsRef;
-use weft_raft::model::{Endpoint, EndpointId, NodeId, ServiceId, View};
+use weft_raft::model::{Endpoint, EndpointId, NodeId, View};
 
 use super::flows;
-use crate::daemon::backend::Daemon;
 use crate::translate;
 
 /// A container of this node and those of its endpoints that are backends.
@@ -20,28 +19,6 @@ pub(super) struct Inbound {
     own: BTreeSet<IpAddr>,
     /// Those whose flows are asked for.
     backends: BTreeMap<EndpointId, IpAddr>,
-}
-
-/// How many flows each backend of this node has, of one service or all. Who is on another node, or
-/// whose flows are not tracked, is not in it.
-pub(in crate::daemon) async fn connections(
-    daemon: &Daemon,
-    service: Option<ServiceId>,
-) -> BTreeMap<EndpointId, u64> {
-    let Ok(this) = daemon.this() else {
-        return BTreeMap::new();
-    };
-    let kernel = daemon.kernel.borrow().clone();
-    let wanted = |row: &Endpoint| {
-        let asked = service.is_none_or(|service| row.service == Some(service));
-        asked && kernel.failure(row).is_none()
-    };
-    let places = (daemon.control).with_view(|view| places(view, this, wanted));
-    let counted = tokio::task::spawn_blocking(move || {
-        let counts = places.values().filter_map(|place| place.count().ok());
-        counts.flatten().collect()
-    });
-    counted.await.unwrap_or_default()
 }
 
 /// The container of one backend of this node; `None` when its flows are not tracked.

@@ -6,11 +6,13 @@
 //! A container without such an address has no table and is never touched.
 
 mod containers;
+mod counting;
 mod drain;
 mod flows;
 mod inbound;
 mod lost;
 mod namespace;
+mod numbers;
 mod plan;
 mod published;
 mod ready;
@@ -24,9 +26,10 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{Change, Endpoint, EndpointId, NodeId, View};
 
 pub(super) use self::drain::drain;
-pub(super) use self::inbound::connections;
+pub(super) use self::numbers::{NumbersOf, numbers};
 
 use self::containers::Containers;
+use self::counting::Counting;
 use self::lost::{Lost, Site, Suspects};
 use self::plan::{Scope, Wanted};
 use self::published::PublishedPorts;
@@ -39,6 +42,7 @@ pub(super) struct ServicePlane {
     index: ServiceIndex,
     dirty: ServicesDirty,
     containers: Containers,
+    counting: Counting,
     ports: PublishedPorts,
     /// Something that published ports depend on has changed.
     ports_dirty: bool,
@@ -52,6 +56,7 @@ impl ServicePlane {
             index: ServiceIndex::default(),
             dirty: ServicesDirty::everything(),
             containers: Containers::default(),
+            counting: Counting::default(),
             ports: PublishedPorts::new(hub),
             ports_dirty: true,
             readiness: Readiness::new(control),
@@ -114,8 +119,10 @@ impl ServicePlane {
             index: &self.index,
             here,
         };
+        // First, or connections might come before they are counted.
+        let mut ops = self.counting.reconcile(wanted, full).await;
         let containers = &mut self.containers;
-        let mut ops = containers.reconcile(wanted, scope, &dirty.departed).await;
+        ops += containers.reconcile(wanted, scope, &dirty.departed).await;
         if full || std::mem::take(&mut self.ports_dirty) {
             self.ports_dirty = false;
             ops += self.ports.reconcile(view, &self.index, here, full).await;
@@ -160,6 +167,7 @@ impl ServicePlane {
         self.readiness.clear();
         self.lost.set(Suspects::new());
         self.containers.remove_all().await;
+        self.counting.remove_all().await;
         self.ports.remove().await;
         self.ports_dirty = true;
     }

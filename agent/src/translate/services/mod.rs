@@ -1,5 +1,6 @@
 //! Services in kernel words: which addresses each container balances, and over what.
 
+pub(crate) mod counted;
 mod index;
 pub(crate) mod published;
 
