@@ -198,6 +198,7 @@ fn service(scheduler: Scheduler) -> Service {
     Service {
         scheduler,
         affinity: None,
+        idle: None,
         backends: backends.into(),
     }
 }

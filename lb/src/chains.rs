@@ -48,9 +48,9 @@ pub(crate) fn rules(table: &str) -> Vec<Rule> {
         exprs,
     };
     let mut rules = PERMANENT.map(|part| part.rules(table)).concat();
-    rules.extend(PLACES.map(|(place, family, _)| {
-        let exprs = exprs::rewrite(family, place);
-        rule(&rewriting(place, family), exprs)
+    rules.extend(PLACES.iter().flat_map(|(place, family, _)| {
+        let to = rewriting(*place, *family);
+        [exprs::idle, exprs::rewrite].map(|exprs| rule(&to, exprs(*family, *place)))
     }));
     rules.extend(PLACES.map(|(place, family, _)| rule(SERVICES, exprs::dispatch(family, place))));
     let jump = || vec![Expr::Verdict(Verdict::Jump(SERVICES.to_owned()))];
@@ -127,7 +127,7 @@ fn class_rules(class: Class) -> Vec<Vec<Expr>> {
 
 /// A client that has a backend goes there. One whose backend is gone comes back without it, and one
 /// that has none gets the one that is picked for it.
-fn affinity_rules(affinity: Affinity) -> [(String, Vec<Expr>); 6] {
+fn affinity_rules(affinity: Affinity) -> [(String, Vec<Expr>); 7] {
     let goto = |mut exprs: Vec<Expr>, chain| {
         exprs.push(Expr::Verdict(Verdict::Goto(chain)));
         exprs
@@ -138,6 +138,10 @@ fn affinity_rules(affinity: Affinity) -> [(String, Vec<Expr>); 6] {
             affinity.keep(),
             goto(exprs::keep(affinity), affinity.kept()),
         ),
+        (
+            affinity.kept(),
+            exprs::idle(affinity.family, affinity.place),
+        ),
         (affinity.kept(), exprs::kept(affinity)),
         (affinity.kept(), exprs::forget(affinity)),
         (affinity.learn(), exprs::learn(affinity)),
@@ -146,7 +150,7 @@ fn affinity_rules(affinity: Affinity) -> [(String, Vec<Expr>); 6] {
     ]
 }
 
-/// The chain that rewrites to the backend whose slot was picked.
+/// The chain that rewrites to the backend whose slot was picked, and gives the flow its time-out.
 fn rewriting(place: Place, family: Family) -> String {
     format!("to-{}", place.word(family))
 }

@@ -1,4 +1,5 @@
-use weft_netns::nft::{Cause, NftError};
+use weft_netns::NetnsError;
+use weft_netns::nft::{Batch, Cause, NftError};
 
 use crate::spec::SpecError;
 
@@ -10,7 +11,8 @@ pub enum BalancerError {
     #[error(
         "service addresses need nf_tables for inet with nat, numgen, hash, fib and reject: use a \
          kernel with CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, CONFIG_NFT_NUMGEN, CONFIG_NFT_HASH, \
-         CONFIG_NFT_FIB_INET and CONFIG_NFT_REJECT_INET, or load these modules ({0})"
+         CONFIG_NFT_FIB_INET, CONFIG_NFT_REJECT_INET and (before Linux 6.2) CONFIG_NFT_OBJREF, or \
+         load these modules ({0})"
     )]
     Unsupported(#[source] NftError),
     /// The process may not do it.
@@ -35,6 +37,9 @@ pub enum BalancerError {
         /// Most characters.
         max: usize,
     },
+    /// The namespace cannot be entered.
+    #[error("service addresses cannot be looked after: {0}")]
+    Netns(#[from] NetnsError),
     /// No table can have that content.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -85,6 +90,14 @@ impl BalancerError {
     pub(crate) fn is_of_flags(&self) -> bool {
         match self {
             Self::Unsupported(source) | Self::Nft { source, .. } => source.is_of_flags(),
+            _ => false,
+        }
+    }
+
+    /// Whether a kernel that cannot give flows time-outs would answer so.
+    pub(crate) fn is_of_idle(&self) -> bool {
+        match self {
+            Self::Unsupported(source) | Self::Nft { source, .. } => Batch::lacks_timeouts(source),
             _ => false,
         }
     }

@@ -115,6 +115,25 @@ pub(crate) fn rewrite(family: Family, place: Place) -> Vec<Expr> {
     exprs
 }
 
+/// `ct timeout set ip daddr . meta l4proto . th dport map @idle4`, if the service's flows have a
+/// time-out of their own.
+pub(crate) fn idle(family: Family, place: Place) -> Vec<Expr> {
+    let words = Words::of(family);
+    let mut exprs = load_service(family, place, 0);
+    if place == Place::Address {
+        // In place of no protocol.
+        exprs.push(Expr::Meta {
+            key: MetaKey::L4PROTO,
+            register: Register::slot(words.address_slots),
+        });
+    }
+    exprs.push(Expr::SetTimeout {
+        map: Map::Idles(family).name().to_owned(),
+        register: Register::slot(0),
+    });
+    exprs
+}
+
 /// `meta priority set 0`, by way of a free slot.
 fn clear_priority(slot: u32) -> [Expr; 2] {
     let register = Register::slot(slot);

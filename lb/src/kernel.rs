@@ -6,6 +6,7 @@ use weft_netns::Netns;
 use weft_netns::nft::{Batch, NftError, NftSocket, Reading, Table, TableFlags};
 
 use crate::error::BalancerError;
+use crate::idle::{SYSCTL_ESTABLISHED, Tracking, USUAL_ESTABLISHED};
 use crate::layout::Map;
 use crate::observed::{Observed, Raw};
 use crate::plan::{Op, Plan};
@@ -27,6 +28,10 @@ pub struct Balancer {
     flags: TableFlags,
     /// What the table says, after the last call that succeeded.
     known: Option<Known>,
+    /// Where sysctls are read.
+    netns: Netns,
+    /// What becomes of idle flows.
+    tracking: Tracking,
 }
 
 /// What a call did.
@@ -43,6 +48,19 @@ pub struct Report {
     pub created: bool,
     /// Whether the kernel keeps other processes from changing the table (Linux 6.9 and later).
     pub exclusive: bool,
+    /// Whether services have idle times that this kernel cannot keep
+    /// (`CONFIG_NF_CONNTRACK_TIMEOUT`); their flows have the kernel's.
+    pub lacks_idle: bool,
+}
+
+impl Report {
+    /// What this kernel cannot do of what was asked for, and what it would take.
+    pub fn lacking(&self) -> Option<&'static str> {
+        self.lacks_idle.then_some(
+            "idle time-outs of services need CONFIG_NF_CONNTRACK_TIMEOUT in this node's kernel; \
+             flows here keep the kernel's own",
+        )
+    }
 }
 
 /// The content of the table as of a generation of the namespace's rules.
@@ -77,6 +95,11 @@ impl Balancer {
             table: table.to_owned(),
             flags: TableFlags::OWNED_AND_PERSISTENT,
             known: None,
+            netns: netns.run(Netns::current).flatten()?,
+            tracking: Tracking {
+                possible: true,
+                lowered: false,
+            },
         })
     }
 
@@ -99,9 +122,12 @@ impl Balancer {
     /// As [`reconcile`](Self::reconcile).
     pub fn ensure(&mut self, spec: &Spec) -> Result<Report, BalancerError> {
         spec::check(spec)?;
-        self.with_flags(|balancer| {
+        self.look_at_sysctl();
+        // It is tried again for the next that asks.
+        self.tracking.possible |= spec.values().all(|service| service.idle.is_none());
+        self.with_fallbacks(|balancer| {
             let found = balancer.current()?;
-            let plan = Plan::full(spec, &found.observed);
+            let plan = Plan::full(spec, &found.observed, balancer.tracking);
             balancer.carry_out(found, &plan)
         })
     }
@@ -117,13 +143,13 @@ impl Balancer {
         for (key, service) in changes {
             service.iter().try_for_each(|service| service.check(key))?;
         }
-        self.with_flags(|balancer| {
+        self.with_fallbacks(|balancer| {
             let found = balancer.current()?;
             let present = &found.observed.services;
             let comes = |key| changes[key].is_some() && !present.contains_key(key);
             let coming = changes.keys().filter(|key| comes(key)).count();
             spec::check_count(present.len() + coming)?;
-            let plan = Plan::partial(changes, &found.observed);
+            let plan = Plan::partial(changes, &found.observed, balancer.tracking);
             balancer.carry_out(found, &plan)
         })
     }
@@ -142,7 +168,29 @@ impl Balancer {
         self.socket.commit(batch).map_err(refused)
     }
 
-    /// Without owner and persistence where the kernel knows neither.
+    /// Without time-outs of flows, owner and persistence where the kernel does not know them.
+    fn with_fallbacks(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<Report, BalancerError>,
+    ) -> Result<Report, BalancerError> {
+        let outcome = self.with_flags(&mut work);
+        match outcome {
+            Err(error) if error.is_of_idle() && self.tracking.possible => {
+                self.tracking.possible = false;
+                self.with_flags(work)
+            }
+            other => other,
+        }
+    }
+
+    /// Somebody may have lowered it. What cannot be read, as before there is any connection tracking
+    /// in the namespace, has not been.
+    fn look_at_sysctl(&mut self) {
+        let seconds = self.netns.sysctl(SYSCTL_ESTABLISHED).ok().flatten();
+        let seconds = seconds.and_then(|seconds| seconds.parse::<u32>().ok());
+        self.tracking.lowered = seconds.is_some_and(|seconds| seconds < USUAL_ESTABLISHED.get());
+    }
+
     fn with_flags(
         &mut self,
         mut work: impl FnMut(&mut Self) -> Result<Report, BalancerError>,
@@ -268,6 +316,7 @@ impl Balancer {
             services: observed.services.len(),
             created,
             exclusive: self.flags != TableFlags::NONE,
+            lacks_idle: !self.tracking.possible,
         };
         // Each transaction is a generation. If another's came between, this is not the current one,
         // and what is remembered is not trusted.
@@ -346,6 +395,7 @@ fn dump(socket: &mut NftSocket, table: &str) -> Result<Raw, NftError> {
         chains: socket.chains(table)?,
         maps: socket.maps(table)?,
         rules: socket.rules(table)?,
+        timeouts: socket.timeouts(table)?,
         elements,
     })
 }

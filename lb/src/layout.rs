@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use weft_netns::nft::{self, KeyType, MapData, MapElement, MapTarget, Verdict};
 
 use crate::classes::Numbered;
+use crate::idle::Idle;
 use crate::spec::{Address, Backend, CLIENTS_MAX, Family, Ports, Protocol, ServiceKey};
 
 /// A map of the table.
@@ -22,10 +23,12 @@ pub(crate) enum Map {
     Picks(Family),
     /// The number of each client's backend, by client and service.
     Clients(Family),
+    /// The time-out of each service's flows, where it is not the kernel's.
+    Idles(Family),
 }
 
 impl Map {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Classes,
         Self::Services(Family::V4),
         Self::Services(Family::V6),
@@ -35,6 +38,8 @@ impl Map {
         Self::Picks(Family::V6),
         Self::Clients(Family::V4),
         Self::Clients(Family::V6),
+        Self::Idles(Family::V4),
+        Self::Idles(Family::V6),
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -48,6 +53,8 @@ impl Map {
             Self::Picks(Family::V6) => "picks6",
             Self::Clients(Family::V4) => "clients4",
             Self::Clients(Family::V6) => "clients6",
+            Self::Idles(Family::V4) => "idle4",
+            Self::Idles(Family::V6) => "idle6",
         }
     }
 
@@ -62,7 +69,8 @@ impl Map {
             Self::Services(family)
             | Self::Backends(family)
             | Self::Picks(family)
-            | Self::Clients(family) => family,
+            | Self::Clients(family)
+            | Self::Idles(family) => family,
         }
     }
 
@@ -82,6 +90,7 @@ impl Map {
                 let kind = KeyType::concat(&[address, KeyType::PORT]);
                 (slot, service_len + 4, value(kind, address_len + 4))
             }
+            Self::Idles(_) => (service.to_vec(), service_len, MapTarget::Timeout),
             Self::Picks(_) => (slot, service_len + 4, value(KeyType::MARK, 4)),
             Self::Clients(_) => {
                 let client = [&[address], &service[..]].concat();
@@ -138,17 +147,38 @@ pub(crate) fn pick_element(key: &ServiceKey, slot: u32, number: u32) -> MapEleme
     }
 }
 
+/// The element of a service for the flows of a protocol.
+pub(crate) fn idle_element(key: &ServiceKey, idle: Idle) -> MapElement {
+    MapElement {
+        key: idle_key(key, idle.protocol),
+        data: MapData::Object(idle.to_string()),
+    }
+}
+
+/// Address, protocol, port; each padded to four bytes. All ports are port 0.
+pub(crate) fn idle_key(key: &ServiceKey, protocol: Protocol) -> Vec<u8> {
+    let port = match key.ports {
+        Ports::All => None,
+        Ports::One(_, port) => Some(port),
+    };
+    destination_key(key.address, protocol_number(protocol), port)
+}
+
 /// Address, protocol, port; each padded to four bytes. All ports are protocol 0 and port 0.
 pub(crate) fn service_key(key: &ServiceKey) -> Vec<u8> {
-    let address = match key.address {
-        Address::Vip(address) => address,
-        Address::Local(family) => family.unspecified(),
-    };
-    let mut bytes = address_bytes(address);
     let (protocol, port) = match key.ports {
         Ports::All => (0, None),
         Ports::One(protocol, port) => (protocol_number(protocol), Some(port)),
     };
+    destination_key(key.address, protocol, port)
+}
+
+fn destination_key(address: Address, protocol: u8, port: Option<NonZeroU16>) -> Vec<u8> {
+    let address = match address {
+        Address::Vip(address) => address,
+        Address::Local(family) => family.unspecified(),
+    };
+    let mut bytes = address_bytes(address);
     bytes.extend(padded(&[protocol]));
     bytes.extend(port_bytes(port));
     bytes
@@ -180,19 +210,37 @@ pub(crate) fn read_service_key(family: Family, bytes: &[u8]) -> Option<ServiceKe
     let (protocol, rest) = rest.split_first_chunk::<4>()?;
     let ports = match (*protocol, read_port(rest)?) {
         ([0, 0, 0, 0], None) => Ports::All,
-        (number, Some(port)) => {
-            let is_it = |p: &Protocol| number == padded(&[protocol_number(*p)]);
-            let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(is_it)?;
-            Ports::One(protocol, port)
-        }
+        (number, Some(port)) => Ports::One(read_protocol(number)?, port),
         _ => return None,
     };
-    let address = match (address.is_unspecified(), ports) {
-        (true, Ports::All) => return None,
-        (true, Ports::One(..)) => Address::Local(family),
-        (false, _) => Address::Vip(address),
-    };
+    let address = read_destination(family, address, ports)?;
     Some(ServiceKey { address, ports })
+}
+
+/// The service, and the protocol of the flows of it that are meant.
+pub(crate) fn read_idle_key(family: Family, bytes: &[u8]) -> Option<(ServiceKey, Protocol)> {
+    let (address, rest) = read_address(family, bytes)?;
+    let (protocol, rest) = rest.split_first_chunk::<4>()?;
+    let protocol = read_protocol(*protocol)?;
+    let ports = match read_port(rest)? {
+        None => Ports::All,
+        Some(port) => Ports::One(protocol, port),
+    };
+    let address = read_destination(family, address, ports)?;
+    Some((ServiceKey { address, ports }, protocol))
+}
+
+fn read_protocol(number: [u8; 4]) -> Option<Protocol> {
+    let is_it = |p: &Protocol| number == padded(&[protocol_number(*p)]);
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(is_it)
+}
+
+fn read_destination(family: Family, address: IpAddr, ports: Ports) -> Option<Address> {
+    match (address.is_unspecified(), ports) {
+        (true, Ports::All) => None,
+        (true, Ports::One(..)) => Some(Address::Local(family)),
+        (false, _) => Some(Address::Vip(address)),
+    }
 }
 
 pub(crate) fn read_slot_key(family: Family, bytes: &[u8]) -> Option<(ServiceKey, u32)> {
@@ -283,6 +331,16 @@ mod tests {
                 assert!(matches!(map.target, MapTarget::Value { len: l, .. } if l == len));
                 let map = Map::Services(family).object("weft");
                 assert_eq!(map.key_len as usize, service_key(&key).len());
+                let idle: Idle = "udp-30s".parse().unwrap();
+                let element = idle_element(&key, idle);
+                let protocol = match key.ports {
+                    Ports::All => idle.protocol,
+                    Ports::One(protocol, _) => protocol,
+                };
+                let bytes = idle_key(&key, protocol);
+                assert_eq!(read_idle_key(family, &bytes), Some((key, protocol)));
+                let map = Map::Idles(family).object("weft");
+                assert_eq!(map.key_len as usize, element.key.len());
             }
         }
     }

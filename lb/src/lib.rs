@@ -8,7 +8,7 @@
 //! this crate owns whole. The first packet of a flow chooses a backend, connection tracking keeps
 //! the rest with it, and the source address is left alone. Schedulers: round robin, also weighted;
 //! random by weight; source hash; Maglev. Weight 0 drains. Clients may keep their backends for a
-//! time.
+//! time, and flows say how long they may be idle.
 //!
 //! - [`spec`]: what the table should do, in kernel words.
 //! - [`Balancer`]: makes it so. [`reconcile`](Balancer::reconcile) reads the kernel back and
@@ -22,7 +22,7 @@
 //!
 //! # What is not here
 //!
-//! Idle time-outs; and what other crates see to: health, and DNS answers.
+//! What other crates see to: health, and DNS answers.
 //!
 //! # The table
 //!
@@ -106,6 +106,25 @@
 //! that was away for less than the time. Of several first flows of a client at a time the first to
 //! enter the map decides for all.
 //!
+//! # Idle flows
+//!
+//! ```text
+//!     ct timeout tcp-300s { protocol tcp; policy = { established : 300 } }
+//!     map idle4 { type ipv4_addr . inet_proto . inet_service : ct timeout }
+//!     chain to-vip4 {
+//!         ct timeout set ip daddr . meta l4proto . th dport map @idle4
+//!         dnat ip to ..
+//!     }
+//! ```
+//!
+//! A flow keeps its backend for as long as it is tracked. Its first packet gives it the time-out of its
+//! service, which is an object for all services that have the same; a flow that exists keeps the
+//! one that it began with, and goes by the sysctls when no service has that any more. A connection
+//! of a service that says none has the kernel's five days also where
+//! `nf_conntrack_tcp_timeout_established` was lowered, for unlike one without services it would not be found
+//! again. Kernels without `CONFIG_NF_CONNTRACK_TIMEOUT` do none of this, which
+//! [`Report::lacking`] tells.
+//!
 //! # Weights
 //!
 //! Weights become slots, at most [`SLOTS_MAX`] of a service: the fewest with which every backend's
@@ -126,6 +145,7 @@ mod error;
 mod exprs;
 pub mod flows;
 mod hash;
+mod idle;
 pub mod ingress;
 mod kernel;
 mod layout;

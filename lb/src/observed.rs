@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use weft_netns::nft::{self, Chain, MapData, MapElement, Rule};
+use weft_netns::nft::{self, Chain, MapData, MapElement, Rule, Timeout};
 
 use crate::chains::{self, Part};
 use crate::class::Class;
 use crate::classes::{Classes, Numbered};
+use crate::idle::{Idle, Times};
 use crate::layout::{self, Map};
 use crate::spec::{Backend, Family, ServiceKey};
 
@@ -16,6 +17,7 @@ pub(crate) struct Raw {
     pub(crate) chains: Vec<Chain>,
     pub(crate) maps: Vec<nft::Map>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) timeouts: Vec<Timeout>,
     pub(crate) elements: BTreeMap<Map, Vec<MapElement>>,
 }
 
@@ -26,6 +28,8 @@ pub(crate) struct Observed {
     pub(crate) services: BTreeMap<ServiceKey, Entry>,
     /// Those with a chain.
     pub(crate) classes: Classes,
+    /// Time-outs that are there, with how many elements lead to each.
+    pub(crate) idles: BTreeMap<Idle, usize>,
 }
 
 /// What the table says of a service.
@@ -38,6 +42,8 @@ pub(crate) struct Entry {
     pub(crate) backends: BTreeMap<u32, Backend>,
     /// The number of each slot's backend, where clients keep theirs. May be more, too.
     pub(crate) picks: BTreeMap<u32, u32>,
+    /// Time-outs of its flows where they are not the kernel's.
+    pub(crate) times: Times,
 }
 
 impl Entry {
@@ -66,9 +72,13 @@ impl Observed {
         let mut observed = Self {
             services: BTreeMap::new(),
             classes: Classes::read(classes?)?,
+            idles: BTreeMap::new(),
         };
         if !has_shape(table, raw, &observed.classes) {
             return None;
+        }
+        for timeout in &raw.timeouts {
+            observed.idles.insert(Idle::read(timeout)?, 0);
         }
         for family in [Family::V4, Family::V6] {
             for element in raw.elements.get(&Map::Services(family))? {
@@ -89,6 +99,19 @@ impl Observed {
                 let number = layout::read_number(value(element)?)?;
                 let entry = observed.services.entry(key).or_default();
                 entry.picks.insert(slot, number);
+            }
+            for element in raw.elements.get(&Map::Idles(family))? {
+                let (key, protocol) = layout::read_idle_key(family, &element.key)?;
+                let MapData::Object(name) = &element.data else {
+                    return None;
+                };
+                let idle: Idle = name.parse().ok()?;
+                *observed.idles.get_mut(&idle)? += 1;
+                if idle.protocol != protocol {
+                    return None;
+                }
+                let entry = observed.services.entry(key).or_default();
+                entry.times.insert(protocol, idle.seconds);
             }
         }
         Some(observed)

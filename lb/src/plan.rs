@@ -8,13 +8,15 @@
 mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use content::Content;
 
 use crate::class::Class;
 use crate::classes::{Draft, Numbered, Turnover};
+use crate::idle::{Idle, Tracking};
 use crate::observed::{Entry, Observed};
-use crate::spec::{Backend, Changes, Service, ServiceKey, Spec};
+use crate::spec::{Backend, Changes, Protocol, Service, ServiceKey, Spec};
 
 /// One change of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,17 @@ pub(crate) enum Op {
         old: Option<Class>,
         new: Option<Numbered>,
     },
+    /// Makes a time-out.
+    AddIdle(Idle),
+    /// Removes it. No service has it any more.
+    RemoveIdle(Idle),
+    /// Changes the time-out, in seconds, of a service's flows of a protocol; none is the kernel's.
+    SetIdle {
+        key: ServiceKey,
+        protocol: Protocol,
+        old: Option<NonZeroU32>,
+        new: Option<NonZeroU32>,
+    },
 }
 
 /// Changes in the order in which they have to be seen: each stage after the one before it.
@@ -53,21 +66,22 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Makes the table say `spec` and nothing else.
-    pub(crate) fn full(spec: &Spec, observed: &Observed) -> Self {
+    pub(crate) fn full(spec: &Spec, observed: &Observed, tracking: Tracking) -> Self {
         let keys: BTreeSet<&ServiceKey> = spec.keys().chain(observed.services.keys()).collect();
         let wanted = keys.into_iter().map(|key| (key, spec.get(key)));
-        Self::new(wanted, observed)
+        Self::new(wanted, observed, tracking)
     }
 
     /// Changes some services. Takes time in proportion to these.
-    pub(crate) fn partial(changes: &Changes, observed: &Observed) -> Self {
+    pub(crate) fn partial(changes: &Changes, observed: &Observed, tracking: Tracking) -> Self {
         let wanted = changes.iter().map(|(key, service)| (key, service.as_ref()));
-        Self::new(wanted, observed)
+        Self::new(wanted, observed, tracking)
     }
 
     fn new<'a>(
         wanted: impl Iterator<Item = (&'a ServiceKey, Option<&'a Service>)>,
         observed: &Observed,
+        tracking: Tracking,
     ) -> Self {
         let mut plan = Self::default();
         let mut draft = Draft::new(&observed.classes);
@@ -77,25 +91,30 @@ impl Plan {
             let entry = observed.services.get(key);
             services += usize::from(service.is_some());
             services -= usize::from(entry.is_some());
-            plan.service(key, service, entry.unwrap_or(&absent), &mut draft);
+            let entry = entry.unwrap_or(&absent);
+            let content = service.map(|service| Content::new(key, service, entry, tracking));
+            plan.service(key, content, entry, &mut draft);
         }
         let [first, _, last] = &mut plan.stages;
         first.extend(draft.added().into_iter().map(Op::AddClass));
         last.extend(draft.removed(services).into_iter().map(Op::RemoveClass));
+        plan.idles(&observed.idles);
         plan
     }
 
     fn service(
         &mut self,
         key: &ServiceKey,
-        service: Option<&Service>,
+        wanted: Option<Content>,
         entry: &Entry,
         draft: &mut Draft<'_>,
     ) {
-        let wanted = service.map(|service| Content::new(key, service, entry));
         let class = draft.move_to(entry.class, wanted.as_ref().map(|content| content.class));
         let Content {
-            backends, picks, ..
+            backends,
+            picks,
+            times,
+            ..
         } = wanted.unwrap_or_default();
         let key = *key;
         let [first, middle, last] = &mut self.stages;
@@ -105,7 +124,7 @@ impl Plan {
             old,
             new,
         };
-        let (come, go) = differences(&entry.backends, &backends);
+        let [come, go] = differences(&entry.backends, &backends);
         first.extend(come.into_iter().map(set));
         last.extend(go.into_iter().map(set));
         let set = |(slot, old, new)| Op::SetPick {
@@ -114,7 +133,16 @@ impl Plan {
             old,
             new,
         };
-        let (come, go) = differences(&entry.picks, &picks);
+        let [come, go] = differences(&entry.picks, &picks);
+        first.extend(come.into_iter().map(set));
+        last.extend(go.into_iter().map(set));
+        let set = |(protocol, old, new)| Op::SetIdle {
+            key,
+            protocol,
+            old,
+            new,
+        };
+        let [come, go] = differences(&entry.times, &times);
         first.extend(come.into_iter().map(set));
         last.extend(go.into_iter().map(set));
         if class.map(|class| class.class) != entry.class {
@@ -126,20 +154,48 @@ impl Plan {
         }
     }
 
+    /// Time-outs come before the first service that has them, and go after the last. `present` are
+    /// those that are there, with their users.
+    fn idles(&mut self, present: &BTreeMap<Idle, usize>) {
+        let mut users = present.clone();
+        for op in self.stages.iter().flatten() {
+            let Op::SetIdle {
+                protocol, old, new, ..
+            } = *op
+            else {
+                continue;
+            };
+            let idle = |seconds| Idle { protocol, seconds };
+            if let Some(new) = new.map(idle) {
+                *users.entry(new).or_default() += 1;
+            }
+            if let Some(users) = old.and_then(|old| users.get_mut(&idle(old))) {
+                *users = users.saturating_sub(1);
+            }
+        }
+        let [first, _, last] = &mut self.stages;
+        let (used, unused): (Vec<_>, Vec<_>) = users.into_iter().partition(|(_, n)| *n > 0);
+        let added = used.into_iter().map(|(idle, _)| idle);
+        let added = added.filter(|idle| !present.contains_key(idle));
+        // Before what needs them, should the stage not fit into one transaction.
+        first.splice(0..0, added.map(Op::AddIdle));
+        last.extend(unused.into_iter().map(|(idle, _)| Op::RemoveIdle(idle)));
+    }
+
     /// How many changes.
     pub(crate) fn ops(&self) -> usize {
         self.stages.iter().map(Vec::len).sum()
     }
 }
 
-/// A slot, with what it is and what it has to be.
-type Difference<T> = (u32, Option<T>, Option<T>);
+/// A slot or protocol, with what it has and what it has to have.
+type Difference<K, T> = (K, Option<T>, Option<T>);
 
 /// What has to be set, and what has to go after that.
-fn differences<T: Copy + PartialEq>(
-    present: &BTreeMap<u32, T>,
-    wanted: &BTreeMap<u32, T>,
-) -> (Vec<Difference<T>>, Vec<Difference<T>>) {
+fn differences<K: Copy + Ord, T: Copy + PartialEq>(
+    present: &BTreeMap<K, T>,
+    wanted: &BTreeMap<K, T>,
+) -> [Vec<Difference<K, T>>; 2] {
     let come = wanted.iter().filter_map(|(slot, new)| {
         let old = present.get(slot).copied();
         (old != Some(*new)).then_some((*slot, old, Some(*new)))
@@ -148,7 +204,7 @@ fn differences<T: Copy + PartialEq>(
         .iter()
         .filter(|(slot, _)| !wanted.contains_key(slot));
     let go = go.map(|(slot, old)| (*slot, Some(*old), None));
-    (come.collect(), go.collect())
+    [come.collect(), go.collect()]
 }
 
 impl Observed {
@@ -183,6 +239,32 @@ impl Observed {
                 }
                 if let Some(new) = new {
                     self.classes.enter(new);
+                }
+                self.forget_if_gone(&key);
+            }
+            Op::AddIdle(idle) => {
+                self.idles.insert(idle, 0);
+            }
+            Op::RemoveIdle(idle) => {
+                self.idles.remove(&idle);
+            }
+            Op::SetIdle {
+                key,
+                protocol,
+                old,
+                new,
+            } => {
+                let times = &mut self.services.entry(key).or_default().times;
+                match new {
+                    Some(seconds) => times.insert(protocol, seconds),
+                    None => times.remove(&protocol),
+                };
+                let idle = |seconds| Idle { protocol, seconds };
+                if let Some(users) = old.and_then(|old| self.idles.get_mut(&idle(old))) {
+                    *users = users.saturating_sub(1);
+                }
+                if let Some(new) = new {
+                    *self.idles.entry(idle(new)).or_default() += 1;
                 }
                 self.forget_if_gone(&key);
             }

@@ -21,6 +21,9 @@ pub const MAGLEV_SLOTS_PER_BACKEND: usize = 10;
 
 /// Longest affinity, as with IPVS.
 pub const AFFINITY_MAX: Duration = Duration::from_hours(31 * 24);
+/// Longest idle time: the kernel counts it in clock ticks, of which there may be a thousand in a
+/// second, in 31 bits.
+pub const IDLE_MAX: Duration = Duration::from_hours(24 * 24);
 /// Most clients of each address family that a table remembers the backend of at a time, over all
 /// services with affinity: they take about 10 MB of kernel memory then. Those that come when it is
 /// full are balanced as without affinity.
@@ -127,6 +130,10 @@ pub struct Service {
     /// go there until there was none for that long, or the backend takes no new flow any more. In
     /// whole seconds, at most [`AFFINITY_MAX`].
     pub affinity: Option<Duration>,
+    /// How long a flow without packets keeps its backend: an open connection (TCP), or datagrams
+    /// (UDP). Without it as long as the kernel does, and a connection for five days at least. In
+    /// whole seconds, at most [`IDLE_MAX`]. It holds for flows that begin from now on.
+    pub idle: Option<Duration>,
     /// The backends with their weights. With weight 0 a backend takes no new flow and keeps those
     /// it has. A service without a backend that takes flows refuses them (ICMP port unreachable).
     pub backends: BTreeMap<Backend, u16>,
@@ -186,10 +193,12 @@ impl Service {
         ) {
             return Err(SpecError::AllPortsOfLocal { service });
         }
-        let good =
-            |time: &Duration| time.subsec_nanos() == 0 && !time.is_zero() && *time <= AFFINITY_MAX;
-        if let Some(affinity) = self.affinity.filter(|time| !good(time)) {
+        let bad = |time: &Duration, max| time.subsec_nanos() != 0 || time.is_zero() || *time > max;
+        if let Some(affinity) = self.affinity.filter(|time| bad(time, AFFINITY_MAX)) {
             return Err(SpecError::BadAffinity { service, affinity });
+        }
+        if let Some(idle) = self.idle.filter(|time| bad(time, IDLE_MAX)) {
+            return Err(SpecError::BadIdle { service, idle });
         }
         let max = match self.scheduler {
             Scheduler::Maglev(size) => {
@@ -222,6 +231,12 @@ impl Service {
     /// In seconds.
     pub(crate) fn affinity_seconds(&self) -> Option<NonZeroU32> {
         let seconds = u32::try_from(self.affinity?.as_secs()).ok()?;
+        NonZeroU32::new(seconds)
+    }
+
+    /// In seconds.
+    pub(crate) fn idle_seconds(&self) -> Option<NonZeroU32> {
+        let seconds = u32::try_from(self.idle?.as_secs()).ok()?;
         NonZeroU32::new(seconds)
     }
 
@@ -351,6 +366,25 @@ mod tests {
         }
         let error = service.check(&key("10.0.9.9", 80)).unwrap_err();
         assert!(error.to_string().contains("2678401s"), "{error}");
+    }
+
+    #[test]
+    fn idle_times_are_whole_seconds_that_the_kernel_can_count() {
+        let mut service = service(Scheduler::Random, &[("10.0.0.2", 80, 1)]);
+        for (idle, good) in [
+            (Duration::from_secs(1), true),
+            (IDLE_MAX, true),
+            (Duration::ZERO, false),
+            (Duration::from_millis(1500), false),
+            (IDLE_MAX + Duration::from_secs(1), false),
+        ] {
+            service.idle = Some(idle);
+            assert_eq!(service.check(&key("10.0.9.9", 80)).is_ok(), good);
+        }
+        let error = service.check(&key("10.0.9.9", 80)).unwrap_err();
+        assert!(error.to_string().contains("2073601s"), "{error}");
+        // In ticks of a millisecond.
+        assert!(IDLE_MAX.as_millis() < 1 << 31);
     }
 
     #[test]

@@ -43,6 +43,7 @@ pub(crate) fn service(scheduler: Scheduler, backends: &[(&str, u16, u16)]) -> Se
     Service {
         scheduler,
         affinity: None,
+        idle: None,
         backends: backends
             .map(|(address, port, weight)| (backend(address, *port), *weight))
             .collect(),

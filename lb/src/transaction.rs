@@ -6,16 +6,19 @@ use weft_netns::nft::{Batch, MapElement, Table, TableFlags};
 
 use crate::chains::{self, Part};
 use crate::classes::{Classes, Turnover};
+use crate::idle::Idle;
 use crate::layout::{self, Map};
 use crate::plan::Op;
 
 /// What the kernel carries out together, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transaction {
+    pub(crate) add_idles: Vec<Idle>,
     pub(crate) add_chains: Vec<Part>,
     pub(crate) delete: BTreeMap<Map, Vec<Vec<u8>>>,
     pub(crate) add: BTreeMap<Map, Vec<MapElement>>,
     pub(crate) delete_chains: Vec<Part>,
+    pub(crate) delete_idles: Vec<Idle>,
 }
 
 /// What comes before the changes.
@@ -90,6 +93,22 @@ impl Transaction {
                     self.add(map, layout::service_element(&key, class.number));
                 }
             }
+            Op::AddIdle(idle) => self.add_idles.push(idle),
+            Op::RemoveIdle(idle) => self.delete_idles.push(idle),
+            Op::SetIdle {
+                key,
+                protocol,
+                old,
+                new,
+            } => {
+                let map = Map::Idles(key.family());
+                if old.is_some() {
+                    self.delete(map, layout::idle_key(&key, protocol));
+                }
+                if let Some(seconds) = new {
+                    self.add(map, layout::idle_element(&key, Idle { protocol, seconds }));
+                }
+            }
         }
     }
 
@@ -114,6 +133,9 @@ impl Transaction {
             Preface::Claim => batch.add_table(&object),
             Preface::Create { exists } => create(&mut batch, &object, exists),
         }
+        for idle in &self.add_idles {
+            batch.add_timeout(&idle.object(table));
+        }
         for part in &self.add_chains {
             for chain in part.chains(table) {
                 batch.add_chain(&chain);
@@ -132,6 +154,9 @@ impl Transaction {
             for chain in part.chains(table).iter().rev() {
                 batch.delete_chain(table, &chain.name);
             }
+        }
+        for idle in &self.delete_idles {
+            batch.delete_timeout(table, &idle.to_string());
         }
         batch
     }

@@ -15,6 +15,8 @@ mod address;
 mod affinity;
 #[path = "kernel/flows.rs"]
 mod flows;
+#[path = "kernel/idle.rs"]
+mod idle;
 #[path = "kernel/lab.rs"]
 mod lab;
 #[path = "kernel/own.rs"]
@@ -41,6 +43,7 @@ fn main() {
         own::CASES,
         affinity::CASES,
         flows::CASES,
+        idle::CASES,
         upkeep::CASES,
         stats::CASES,
     ]

@@ -3,20 +3,13 @@
 
 use crate::api::types::{ApiError, ErrorCode, Port, SourceMode};
 
-/// Refuses ports and an idle timeout in seconds that this version cannot honour.
-pub(super) fn refuse(ports: &[Port], idle_timeout_s: Option<u32>) -> Result<(), ApiError> {
+/// Refuses ports that this version cannot honour.
+pub(super) fn refuse(ports: &[Port]) -> Result<(), ApiError> {
     let unsupported = |message: &str| Err(ApiError::new(ErrorCode::Unsupported, message));
     if ports.iter().any(|port| port.source == SourceMode::ProxyV2) {
         return unsupported(
             "source=proxy-v2 is not carried out by this version of weft yet; use source=preserve or \
              source=snat",
-        );
-    }
-    // Zero takes one away.
-    if idle_timeout_s.is_some_and(|seconds| seconds > 0) {
-        return unsupported(
-            "an idle timeout is not carried out by this version of weft yet; without one, flows are \
-             remembered as long as the kernel does",
         );
     }
     Ok(())
@@ -31,14 +24,11 @@ mod tests {
     fn what_is_not_carried_out_is_refused_by_name_and_the_rest_is_not() {
         let ports = |spec| publish::parse(spec).unwrap();
         let proxy = ports("target=80,source=proxy-v2");
-        let error = refuse(&proxy, None).unwrap_err();
+        let error = refuse(&proxy).unwrap_err();
         assert_eq!(error.code, ErrorCode::Unsupported);
         assert!(error.message.contains("source=proxy-v2"), "{error}");
-        let error = refuse(&[], Some(60)).unwrap_err();
-        assert!(error.message.contains("idle timeout"), "{error}");
         for spec in ["80", "target=80,source=snat", "target=80,mode=host"] {
-            assert_eq!(refuse(&ports(spec), None), Ok(()), "{spec}");
+            assert_eq!(refuse(&ports(spec)), Ok(()), "{spec}");
         }
-        assert_eq!(refuse(&[], Some(0)), Ok(()));
     }
 }

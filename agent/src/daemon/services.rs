@@ -66,7 +66,7 @@ pub(super) async fn create(
     request: ServiceCreateRequest,
 ) -> Result<ServiceAnswer, ApiError> {
     daemon.this()?;
-    not_yet::refuse(&request.ports, request.idle_timeout_s)?;
+    not_yet::refuse(&request.ports)?;
     check_ports(&daemon, &request.ports)?;
     let spec = ServiceSpec {
         id: ServiceId(daemon.random_id()?),
@@ -95,7 +95,7 @@ pub(super) async fn update(
     request: ServiceUpdateRequest,
 ) -> Result<ServiceAnswer, ApiError> {
     daemon.this()?;
-    not_yet::refuse(&request.ports_add, request.idle_timeout_s)?;
+    not_yet::refuse(&request.ports_add)?;
     check_ports(&daemon, &request.ports_add)?;
     let before = host_ports().await;
     let deadline = Instant::now() + PROPOSE_TIMEOUT;

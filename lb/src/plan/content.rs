@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::class::{Class, Pick};
+use crate::idle::{Times, Tracking};
 use crate::observed::Entry;
 use crate::spec::{Backend, Scheduler, Service, ServiceKey};
 use crate::{hash, maglev, slots};
@@ -18,11 +19,18 @@ pub(super) struct Content {
     pub(super) class: Class,
     pub(super) backends: BTreeMap<u32, Backend>,
     pub(super) picks: BTreeMap<u32, u32>,
+    pub(super) times: Times,
 }
 
 impl Content {
     /// With as few changes of what is there as can be.
-    pub(super) fn new(key: &ServiceKey, service: &Service, entry: &Entry) -> Self {
+    pub(super) fn new(
+        key: &ServiceKey,
+        service: &Service,
+        entry: &Entry,
+        tracking: Tracking,
+    ) -> Self {
+        let times = tracking.times(key, service);
         let (pick, slots) = slots(service, entry);
         let class = Class::new(key, pick, slots.len(), service.affinity_seconds());
         if class.affinity().is_none() {
@@ -30,6 +38,7 @@ impl Content {
                 class,
                 backends: (0..).zip(slots).collect(),
                 picks: BTreeMap::new(),
+                times,
             };
         }
         let numbers = numbers(&slots, entry);
@@ -38,6 +47,7 @@ impl Content {
             class,
             picks: (0..).zip(picks.copied()).collect(),
             backends: numbers.into_iter().map(|(b, number)| (number, b)).collect(),
+            times,
         }
     }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::chains::{self, Part};
 use crate::class::Pick;
 use crate::classes::{CHAINS_MAX, Classes};
+use crate::idle::Tracking;
 use crate::layout::{self, Map};
 use crate::observed::Raw;
 use crate::spec::{Address, Family, MaglevSize, Ports, Protocol, Scheduler};
@@ -15,11 +16,16 @@ use crate::testing::{backend, key, port, service};
 use crate::transaction::Transaction;
 
 const TABLE: &str = "weft-lb";
+const TRACKING: Tracking = Tracking {
+    possible: true,
+    lowered: false,
+};
 
 /// The maps and chains of a kernel's table, which refuses what the kernel would refuse.
 #[derive(Clone)]
 struct Kernel {
     chains: BTreeSet<Part>,
+    idles: BTreeSet<Idle>,
     maps: BTreeMap<Map, BTreeMap<Vec<u8>, MapData>>,
 }
 
@@ -33,11 +39,15 @@ impl Kernel {
         maps.insert(Map::Classes, permanent.collect());
         Self {
             chains: BTreeSet::new(),
+            idles: BTreeSet::new(),
             maps,
         }
     }
 
     fn commit(&mut self, transaction: &Transaction) {
+        for idle in &transaction.add_idles {
+            assert!(self.idles.insert(*idle), "{idle} is there");
+        }
         for part in &transaction.add_chains {
             assert!(self.chains.insert(*part), "{part:?} is there");
             if let Part::Class(class) = part {
@@ -56,6 +66,10 @@ impl Kernel {
                 let (key, data) = (element.key.clone(), element.data.clone());
                 let old = self.maps.entry(*map).or_default().insert(key, data);
                 assert!(old.is_none(), "an element of {map:?} is there");
+                if let MapData::Object(name) = &element.data {
+                    let idle = name.parse().expect("a time-out");
+                    assert!(self.idles.contains(&idle), "no {idle}");
+                }
             }
         }
         for part in &transaction.delete_chains {
@@ -71,6 +85,12 @@ impl Kernel {
                 }),
             };
             assert!(!in_use, "{part:?} in use");
+        }
+        for idle in &transaction.delete_idles {
+            assert!(self.idles.remove(idle), "no {idle}");
+            let object = MapData::Object(idle.to_string());
+            let mut elements = self.maps.values().flat_map(BTreeMap::values);
+            assert!(!elements.any(|data| *data == object), "{idle} in use");
         }
     }
 
@@ -94,6 +114,9 @@ impl Kernel {
                 .chain(parts.flat_map(|part| part.rules(TABLE)))
                 .collect(),
             elements: elements.collect(),
+            timeouts: { self.idles.iter() }
+                .map(|idle| idle.object(TABLE))
+                .collect(),
         };
         Observed::read(TABLE, &raw).expect("a table of the right shape")
     }
@@ -135,9 +158,9 @@ impl Kernel {
 }
 
 fn reconcile(kernel: &mut Kernel, spec: &Spec) -> Plan {
-    let plan = Plan::full(spec, &kernel.read());
+    let plan = Plan::full(spec, &kernel.read(), TRACKING);
     kernel.carry_out(&plan);
-    assert_eq!(Plan::full(spec, &kernel.read()), Plan::default());
+    assert_eq!(Plan::full(spec, &kernel.read(), TRACKING), Plan::default());
     plan
 }
 
@@ -205,7 +228,7 @@ fn services_that_take_turns_share_no_chain_and_find_theirs_again() {
     assert_eq!(classes.map(Class::instance), [0, 1, 2]);
     let change = |kernel: &mut Kernel, index: usize, count| {
         let changes = [(keys[index], Some(of(count)))].into();
-        let plan = Plan::partial(&changes, &kernel.read());
+        let plan = Plan::partial(&changes, &kernel.read(), TRACKING);
         kernel.carry_out(&plan);
         plan.stages.map(|stage| stage.len())
     };
@@ -235,7 +258,7 @@ fn services_beyond_the_most_chains_choose_by_chance_and_stay() {
     };
     assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len());
     assert!(
-        Plan::full(&spec, &kernel.read())
+        Plan::full(&spec, &kernel.read(), TRACKING)
             .stages
             .iter()
             .all(Vec::is_empty)
@@ -245,11 +268,11 @@ fn services_beyond_the_most_chains_choose_by_chance_and_stay() {
         (key("10.0.9.9", 1), Some(of(1))),
         (key("10.0.9.9", 400), None),
     ];
-    let plan = Plan::partial(&changes.into(), &kernel.read());
+    let plan = Plan::partial(&changes.into(), &kernel.read(), TRACKING);
     kernel.carry_out(&plan);
     assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len() - 1);
     assert!(!class_of(&kernel, &key("10.0.9.9", 1)).is_exclusive());
-    let plan = Plan::full(&spec, &kernel.read());
+    let plan = Plan::full(&spec, &kernel.read(), TRACKING);
     kernel.carry_out(&plan);
     assert_eq!(alone(&kernel), CHAINS_MAX - Class::PERMANENT.len());
 }
@@ -286,6 +309,35 @@ fn a_backend_keeps_its_number_whatever_happens_to_others() {
 }
 
 #[test]
+fn a_time_out_is_one_object_for_all_services_that_have_it() {
+    let mut kernel = Kernel::new();
+    let spec = |times: [Option<u64>; 2]| -> Spec {
+        let of = |(port, time): (u16, Option<u64>)| {
+            let mut service = service(Scheduler::Random, &[("10.0.0.2", 80, 1)]);
+            service.idle = time.map(Duration::from_secs);
+            (key("10.0.9.9", port), service)
+        };
+        [80, 81].into_iter().zip(times).map(of).collect()
+    };
+    let idles = |kernel: &Kernel| -> Vec<String> {
+        let idles = kernel.idles.iter();
+        idles.map(ToString::to_string).collect()
+    };
+    reconcile(&mut kernel, &spec([None, None]));
+    // The object and the element, and then only an element.
+    let plan = reconcile(&mut kernel, &spec([Some(60), None]));
+    assert_eq!(plan.stages.map(|stage| stage.len()), [2, 0, 0]);
+    let plan = reconcile(&mut kernel, &spec([Some(60), Some(60)]));
+    assert_eq!(plan.stages.map(|stage| stage.len()), [1, 0, 0]);
+    assert_eq!(idles(&kernel), ["tcp-60s"]);
+    let plan = reconcile(&mut kernel, &spec([Some(90), None]));
+    assert_eq!(plan.stages.map(|stage| stage.len()), [2, 0, 2]);
+    assert_eq!(idles(&kernel), ["tcp-90s"]);
+    reconcile(&mut kernel, &spec([None, None]));
+    assert_eq!(idles(&kernel), [""; 0]);
+}
+
+#[test]
 fn few_chains_are_kept_that_nobody_uses() {
     let mut kernel = Kernel::new();
     let backends: Vec<_> = (1..=100).map(|port| ("10.0.0.2", port, 1)).collect();
@@ -311,6 +363,7 @@ fn a_table_of_another_shape_is_not_read() {
         maps: Map::ALL.map(|map| map.object(TABLE)).to_vec(),
         rules: chains::rules(TABLE),
         elements: Map::ALL.map(|map| (map, Vec::new())).into(),
+        timeouts: Vec::new(),
     };
     let permanent = Classes::default();
     let permanent = permanent.numbered().map(layout::class_element).collect();
@@ -333,7 +386,20 @@ fn a_table_of_another_shape_is_not_read() {
     };
     odd.elements
         .insert(Map::Services(Family::V4), vec![element]);
-    for raw in [ruleless, disordered, mapless, chained, odd, Raw::default()] {
+    let mut timed = raw.clone();
+    let idle: Idle = "tcp-300s".parse().unwrap();
+    timed.timeouts.push(idle.object("weft-lb"));
+    assert!(Observed::read(TABLE, &timed).is_some());
+    timed.timeouts[0].states[0].1 = 299;
+    for raw in [
+        ruleless,
+        disordered,
+        mapless,
+        chained,
+        odd,
+        timed,
+        Raw::default(),
+    ] {
         assert_eq!(Observed::read(TABLE, &raw), None);
     }
 }
@@ -360,7 +426,7 @@ fn any_key() -> impl Strategy<Value = ServiceKey> {
         .prop_map(|(address, ports)| ServiceKey { address, ports })
 }
 
-type AnyService = (Scheduler, Option<Duration>, BTreeMap<u8, u16>);
+type AnyService = (Scheduler, [Option<Duration>; 2], BTreeMap<u8, u16>);
 
 fn any_service() -> impl Strategy<Value = AnyService> {
     let scheduler = prop_oneof![
@@ -372,14 +438,14 @@ fn any_service() -> impl Strategy<Value = AnyService> {
     ];
     let weight = prop_oneof![1 => Just(0u16), 4 => Just(1), 2 => 1u16..10];
     let backends = prop::collection::btree_map(2u8..12, weight, 0..8);
-    let affinity = prop_oneof![2 => Just(None), 1 => (1u64..3).prop_map(Some)];
-    let affinity = affinity.prop_map(|seconds| seconds.map(Duration::from_secs));
-    (scheduler, affinity, backends)
+    let time = prop_oneof![2 => Just(None), 1 => (1u64..3).prop_map(Some)];
+    let time = time.prop_map(|seconds| seconds.map(Duration::from_secs));
+    (scheduler, [time.clone(), time], backends)
 }
 
 fn any_spec() -> impl Strategy<Value = Spec> {
     prop::collection::btree_map(any_key(), any_service(), 0..8).prop_map(|services| {
-        let build = |(key, (scheduler, affinity, backends)): (ServiceKey, AnyService)| {
+        let build = |(key, (scheduler, [affinity, idle], backends)): (ServiceKey, AnyService)| {
             let prefix = match key.family() {
                 Family::V4 => "10.0.0.",
                 Family::V6 => "2001:db8::",
@@ -392,6 +458,7 @@ fn any_spec() -> impl Strategy<Value = Spec> {
             let service = Service {
                 scheduler,
                 affinity,
+                idle,
                 backends,
             };
             (key, service)
@@ -422,6 +489,7 @@ proptest! {
                 let found: BTreeSet<_> = observed.services[key].backends.values().copied().collect();
                 let wanted: BTreeSet<_> = service.active().map(|(backend, _)| backend).collect();
                 prop_assert_eq!(found, wanted);
+                prop_assert_eq!(&observed.services[key].times, &TRACKING.times(key, service));
             }
         }
     }
@@ -434,7 +502,7 @@ proptest! {
     ) {
         let mut kernel = Kernel::new();
         reconcile(&mut kernel, &before);
-        let plan = Plan::full(&interrupted, &kernel.read());
+        let plan = Plan::full(&interrupted, &kernel.read(), TRACKING);
         for mut state in kernel.carry_out(&plan) {
             reconcile(&mut state, &after);
             prop_assert!(state.read().services.keys().eq(after.keys()));
@@ -448,8 +516,8 @@ proptest! {
         let mut remembered = kernel.read();
         let mut changes: Changes = before.keys().map(|key| (*key, None)).collect();
         changes.extend(after.iter().map(|(key, service)| (*key, Some(service.clone()))));
-        let plan = Plan::partial(&changes, &remembered);
-        prop_assert_eq!(&plan, &Plan::full(&after, &remembered));
+        let plan = Plan::partial(&changes, &remembered, TRACKING);
+        prop_assert_eq!(&plan, &Plan::full(&after, &remembered, TRACKING));
         for stage in &plan.stages {
             for op in stage {
                 remembered.apply(op);

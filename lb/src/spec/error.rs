@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{AFFINITY_MAX, BACKENDS_MAX, Backend, SERVICES_MAX, ServiceKey};
+use super::{AFFINITY_MAX, BACKENDS_MAX, Backend, IDLE_MAX, SERVICES_MAX, ServiceKey};
 
 /// A wanted content that no table can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,5 +71,17 @@ pub enum SpecError {
         service: ServiceKey,
         /// How long.
         affinity: Duration,
+    },
+    /// The idle time is none to keep.
+    #[error(
+        "service {service} refused: an idle time of {idle:?}, and it must be whole seconds, at \
+         least one and at most {}",
+        IDLE_MAX.as_secs()
+    )]
+    BadIdle {
+        /// Which service.
+        service: ServiceKey,
+        /// How long.
+        idle: Duration,
     },
 }

@@ -134,6 +134,7 @@ impl Host {
                     let ports = Ports::One(protocol, NonZeroU16::new(PORT).unwrap());
                     let service = Service {
                         affinity: None,
+                        idle: None,
                         scheduler: Scheduler::Random,
                         backends: backends.iter().copied().collect(),
                     };

@@ -303,6 +303,7 @@ pub(super) fn service<'a>(
     Service {
         scheduler,
         affinity: None,
+        idle: None,
         backends: backends
             .map(|(address, weight)| (backend(address, port), weight))
             .collect(),

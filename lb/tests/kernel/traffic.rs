@@ -136,6 +136,7 @@ fn flows_by_maglev(ports: std::ops::Range<u16>, excluded: Option<u16>) -> Vec<St
     let service = Service {
         scheduler: Scheduler::Maglev(MaglevSize::Medium),
         affinity: None,
+        idle: None,
         backends: backends.collect(),
     };
     let key = vip(VIP4, Protocol::Udp, 80);

@@ -41,6 +41,7 @@ fn many(services: usize, backends: u16) -> Spec {
     let service = Service {
         scheduler: Scheduler::Random,
         affinity: None,
+        idle: None,
         backends: backends.collect(),
     };
     (0..services)

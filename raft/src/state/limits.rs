@@ -87,7 +87,7 @@ pub const AFFINITY_TIMEOUTS_S: RangeInclusive<u32> = 1..=7 * 86_400;
 /// Drain timeout in milliseconds, up to an hour.
 pub const DRAIN_TIMEOUTS_MS: RangeInclusive<u32> = 0..=3_600_000;
 /// Idle timeout in seconds, up to thirty days.
-pub const IDLE_TIMEOUTS_S: RangeInclusive<u32> = 1..=30 * 86_400;
+pub const IDLE_TIMEOUTS_S: RangeInclusive<u32> = 1..=24 * 86_400;
 /// From one health check to the next, in milliseconds.
 pub const HEALTH_INTERVALS_MS: RangeInclusive<u32> = 100..=3_600_000;
 /// Longest that a health check may take, in milliseconds.

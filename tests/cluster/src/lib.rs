@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cluster;
 pub mod conform;
 pub mod echo;
+pub mod flows;
 pub mod ghost;
 pub mod harm;
 pub mod junk;

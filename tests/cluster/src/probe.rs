@@ -60,6 +60,8 @@ fn dispatch(args: &[&str]) -> Result<()> {
         }
         ["hold", to, port] => crate::backend::hold(to, port.parse()?),
         ["hold-udp", to, port] => crate::backend::hold_udp(to, port.parse()?),
+        ["flows", port] => crate::flows::list(port.parse()?),
+        ["flows-idle", port, seconds] => crate::flows::idle(port.parse()?, seconds.parse()?),
         ["watch-neighbours"] => crate::neighbours::main(),
         ["ghost", dir, address, manager, token, network, count] => {
             crate::ghost::main(dir, address, manager, token, [network, count])

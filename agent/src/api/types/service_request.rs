@@ -23,7 +23,8 @@ pub struct ServiceCreateRequest {
     pub affinity: Affinity,
     /// Milliseconds that an endpoint which is to go may finish what it began; 10000 without it.
     pub drain_timeout_ms: Option<u32>,
-    /// Seconds until an idle flow is forgotten; the kernel's times without it.
+    /// Seconds until an idle flow is forgotten; without it the kernel's times, and five days at least for
+    /// an open connection (TCP). It holds for flows that begin afterwards.
     pub idle_timeout_s: Option<u32>,
     /// Without it an endpoint serves as soon as it is programmed.
     pub health: Option<HealthCheck>,

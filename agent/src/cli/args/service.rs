@@ -94,7 +94,7 @@ pub struct ServiceCreateArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::drain_timeout)]
     pub drain_timeout: Option<Duration>,
     /// Forget a flow that is idle for so long [default: as the kernel does]
-    #[arg(long, value_name = "DURATION", hide = true, value_parser = value::idle_timeout)]
+    #[arg(long, value_name = "DURATION", value_parser = value::idle_timeout)]
     pub idle_timeout: Option<Duration>,
     /// tcp:PORT, http:PORT/PATH or 'exec:COMMAND ARG..'
     #[arg(long, value_name = "PROBE", value_parser = health::probe)]
@@ -134,7 +134,7 @@ pub struct ServiceUpdateArgs {
     #[arg(long, value_name = "DURATION", value_parser = value::drain_timeout)]
     pub drain_timeout: Option<Duration>,
     /// Forget a flow that is idle for so long; 0s: as the kernel does
-    #[arg(long, value_name = "DURATION", hide = true, value_parser = value::idle_timeout_or_none)]
+    #[arg(long, value_name = "DURATION", value_parser = value::idle_timeout_or_none)]
     pub idle_timeout: Option<Duration>,
     /// none, tcp:PORT, http:PORT/PATH or 'exec:COMMAND ARG..'
     #[arg(long, value_name = "PROBE", value_parser = health::probe_or_none)]

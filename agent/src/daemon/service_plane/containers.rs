@@ -109,6 +109,7 @@ impl Containers {
                 place,
                 balancer: None,
                 outcome: Outcome::Failed(error.to_string()),
+                lacking: None,
             })
         });
         let done = stream::iter(running).buffer_unordered(AT_A_TIME);
@@ -179,18 +180,28 @@ impl Containers {
             place,
             balancer,
             outcome,
+            lacking,
         } = done;
-        if let Outcome::Failed(why) = &outcome {
-            if self.failed.get(&place) != Some(why) {
+        let failed = match &outcome {
+            Outcome::Failed(why) => Some(why.clone()),
+            _ => lacking.map(str::to_owned),
+        };
+        match failed {
+            Some(why) if self.failed.get(&place) == Some(&why) => {}
+            Some(why) => {
                 warn!(
                     ?place,
                     why, "service addresses could not be programmed; trying again"
                 );
+                self.failed.insert(place, why);
             }
-            self.failed.insert(place, why.clone());
+            None => {
+                self.failed.remove(&place);
+            }
+        }
+        if matches!(outcome, Outcome::Failed(_)) {
             return 0;
         }
-        self.failed.remove(&place);
         match (&outcome, balancer) {
             (Outcome::Done(_), None) | (Outcome::Gone, _) => {
                 self.tables.remove(&place);

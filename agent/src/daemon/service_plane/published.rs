@@ -53,6 +53,8 @@ struct Tables {
     ingress: Ingress,
     flows: Flows,
     said: Option<Published>,
+    /// What this kernel cannot do of it.
+    lacking: Option<&'static str>,
 }
 
 impl PublishedPorts {
@@ -290,6 +292,9 @@ impl PublishedPorts {
         let made = made.unwrap_or_else(|error| Err(error.to_string()));
         match made {
             Ok((tables, ops)) => {
+                if let Some(lacking) = tables.lacking {
+                    self.fail(lacking.to_owned());
+                }
                 self.tables = Some(tables);
                 ops
             }
@@ -345,6 +350,7 @@ impl Tables {
     fn make(&mut self, wanted: &Published) -> anyhow::Result<usize> {
         let rules = self.ingress.reconcile(&wanted.rules)?;
         let report = self.balancer.reconcile(&wanted.balance)?;
+        self.lacking = report.lacking();
         Ok(rules.ops + report.ops + usize::from(report.created))
     }
 
@@ -355,12 +361,14 @@ impl Tables {
         }
         let changes = changes(&said.balance, &wanted.balance);
         if !changes.is_empty() {
-            let report = self.balancer.change(&changes)?;
+            let mut report = self.balancer.change(&changes)?;
             ops += report.ops;
             if report.created {
                 // It was lost, and has the changed services alone.
-                ops += self.balancer.reconcile(&wanted.balance)?.ops;
+                report = self.balancer.reconcile(&wanted.balance)?;
+                ops += report.ops;
             }
+            self.lacking = report.lacking();
         }
         Ok(ops)
     }
@@ -403,6 +411,7 @@ fn open_tables() -> anyhow::Result<Tables> {
         ingress: Ingress::open(&host, RULES_TABLE)?,
         flows: Flows::open(&host)?,
         said: None,
+        lacking: None,
     })
 }
 

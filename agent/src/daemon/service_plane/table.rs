@@ -56,6 +56,8 @@ pub(super) struct Done {
     pub(super) balancer: Option<Balancer>,
     /// How it ended.
     pub(super) outcome: Outcome,
+    /// What this kernel cannot do of what is wanted, although it ended well.
+    pub(super) lacking: Option<&'static str>,
 }
 
 /// How a [`Job`] ended.
@@ -85,10 +87,13 @@ pub(super) fn carry_out(job: Job) -> Done {
         balancer,
         work,
     } = job;
+    let mut lacking = None;
     let done = match work {
-        Work::Make { spec, members } => make(&netns, balancer, &spec, members.as_deref()),
+        Work::Make { spec, members } => {
+            make(&netns, balancer, &spec, members.as_deref(), &mut lacking)
+        }
         Work::Change(changes) => match balancer {
-            Some(balancer) => change(balancer, &changes),
+            Some(balancer) => change(balancer, &changes, &mut lacking),
             // Nothing is held open: there is nothing that only some services could be changed of.
             None => Ok((None, Outcome::Lost(0))),
         },
@@ -109,6 +114,7 @@ pub(super) fn carry_out(job: Job) -> Done {
         place,
         balancer,
         outcome,
+        lacking,
     }
 }
 
@@ -117,6 +123,7 @@ fn make(
     balancer: Option<Balancer>,
     spec: &Spec,
     members: Option<&Members>,
+    lacking: &mut Option<&'static str>,
 ) -> Result<(Option<Balancer>, Outcome), Unopened> {
     // Also when the table is held open, or the container would never be seen to end.
     let namespace = open(netns)?;
@@ -125,6 +132,7 @@ fn make(
         None => Balancer::open(&namespace, TABLE)?,
     };
     let report = balancer.ensure(spec)?;
+    *lacking = report.lacking();
     let ops = report.ops + usize::from(report.created);
     let strays = members.map(|members| flows::forget_strays(&namespace, members));
     match strays.transpose() {
@@ -138,8 +146,10 @@ fn make(
 fn change(
     mut balancer: Balancer,
     changes: &Changes,
+    lacking: &mut Option<&'static str>,
 ) -> Result<(Option<Balancer>, Outcome), Unopened> {
     let report = balancer.change(changes)?;
+    *lacking = report.lacking();
     let outcome = match report.created {
         true => Outcome::Lost(report.ops),
         false => Outcome::Done(report.ops),

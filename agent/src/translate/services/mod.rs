@@ -190,6 +190,7 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
     Some(lb::Service {
         scheduler: scheduler(service, backends.len()),
         affinity: affinity(service),
+        idle: idle(service),
         backends,
     })
 }
@@ -198,6 +199,11 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
 fn affinity(service: &Service) -> Option<Duration> {
     let affinity = service.affinity?;
     Some(Duration::from_secs(affinity.timeout_s.into()))
+}
+
+/// How long a flow without packets keeps its backend.
+fn idle(service: &Service) -> Option<Duration> {
+    Some(Duration::from_secs(service.idle_timeout_s?.into()))
 }
 
 /// Its part of the new flows; with 0 it keeps those that it has. `None`: it is not there.

@@ -23,7 +23,7 @@ use weft_raft::model::{
 };
 
 use super::index::identity;
-use super::{Here, ServiceIndex, affinity, scheduler, weight};
+use super::{Here, ServiceIndex, affinity, idle, scheduler, weight};
 use crate::translate::{MIN_MTU, mac, netns, path_mtu, with_prefix};
 
 /// The mesh's interface in the host's namespace.
@@ -385,6 +385,7 @@ impl Backends {
                 _ => scheduler(service, backends.len()),
             },
             affinity: affinity(service),
+            idle: idle(service),
             backends,
         }
     }

@@ -8,6 +8,7 @@ const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOCOL_INFO: u16 = 4;
+const TIMEOUT: u16 = 7;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
@@ -34,6 +35,8 @@ pub struct Flow {
     pub rewritten: bool,
     /// Whether both sides have ended it (TCP); it is remembered for a while.
     pub ended: bool,
+    /// In how many seconds it is forgotten unless a packet comes; 0 where the kernel did not say.
+    pub left_s: u32,
     /// What the kernel knows it by.
     name: Vec<u8>,
 }
@@ -77,7 +80,7 @@ impl Flow {
     /// None if it is not one between IP addresses.
     pub(super) fn read(attrs: Attrs<'_>) -> Result<Option<Self>, Malformed> {
         let (mut original, mut reply) = (None, None);
-        let (mut status, mut ended) = (0, false);
+        let (mut status, mut ended, mut left_s) = (0, false, 0);
         let mut name = AttrWriter::default();
         for attr in attrs {
             let attr = attr?;
@@ -88,6 +91,7 @@ impl Flow {
                 }
                 TUPLE_REPLY => reply = read_tuple(attr)?,
                 STATUS => status = attr.u32()?,
+                TIMEOUT => left_s = attr.u32()?,
                 PROTOCOL_INFO => ended = has_ended(attr)?,
                 // An id, so that nothing is meant which came in its place.
                 ID | ZONE => name.bytes(attr.kind, attr.value),
@@ -102,12 +106,19 @@ impl Flow {
             reply,
             rewritten: status & STATUS_DESTINATION_NAT != 0,
             ended,
+            left_s,
             name: name.finish().ok_or(Malformed)?,
         }))
     }
 
     pub(super) fn write_name(&self, attrs: &mut AttrWriter) {
         attrs.raw(&self.name);
+    }
+
+    /// As a change of it to be forgotten in so many seconds.
+    pub(super) fn write_left(&self, seconds: u32, attrs: &mut AttrWriter) {
+        self.write_name(attrs);
+        attrs.u32(TIMEOUT, seconds);
     }
 
     /// `AF_INET`, `AF_INET6`.
@@ -284,6 +295,7 @@ mod tests {
         write_tuple(&mut attrs, 2, [(BACKEND, 8080), (CLIENT, 40_000)]);
         attrs.u32(3, 0x2e);
         attrs.nested(4, |info| info.nested(1, |tcp| tcp.bytes(1, &[state])));
+        attrs.u32(7, 299);
         attrs.u32(12, 77);
         let bytes = attrs.finish().unwrap();
         Flow::read(Attrs::new(&bytes)).unwrap().unwrap()
@@ -293,6 +305,7 @@ mod tests {
     fn a_flow_is_read_and_named_as_it_was_read() {
         let flow = flow(3);
         assert!(flow.rewritten && !flow.ended);
+        assert_eq!(flow.left_s, 299);
         assert_eq!(flow.original.destination.address, IpAddr::from(SERVICE));
         let from = flow.reply.source;
         assert_eq!((from.address, from.port), (IpAddr::from(BACKEND), 8080));

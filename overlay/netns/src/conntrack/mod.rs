@@ -63,6 +63,23 @@ impl Conntrack {
         self.link.query("read flows", query, |_| {}, answer)
     }
 
+    /// Lets a flow be forgotten in so many seconds unless a packet comes: as if it had been idle
+    /// until then. One that is not there any more fails.
+    ///
+    /// # Errors
+    /// [`NftError`].
+    pub fn set_left(&mut self, flow: &Flow, seconds: u32) -> Result<(), NftError> {
+        let query = Query {
+            subsystem: SUBSYSTEM,
+            kind: NEW,
+            family: flow.family(),
+            dump: false,
+        };
+        let content = |attrs: &mut _| flow.write_left(seconds, attrs);
+        self.link
+            .query("change a flow", query, content, |_, _| Ok(()))
+    }
+
     /// Forgets the flows that match, in the kernel where it can (IPv4, Linux 6.8 and later), and one
     /// by one where not. What has no address in it matches nothing.
     ///

@@ -2,6 +2,7 @@
 
 use super::map::{Map, MapElement, MapElements};
 use super::object::{Chain, Elements, Object, Rule, Set, Table};
+use super::timeout::{TYPE_TIMEOUT, Timeout};
 use crate::nfnetlink::NftError;
 use crate::nfnetlink::attr::AttrWriter;
 use crate::nfnetlink::message::{ACK, NFGENMSG_LEN, REQUEST, request};
@@ -32,11 +33,16 @@ pub(super) mod kind {
     pub(in super::super) const DEL_ELEMENTS: u16 = 14;
     pub(in super::super) const NEW_GENERATION: u16 = 15;
     pub(in super::super) const GET_GENERATION: u16 = 16;
+    pub(in super::super) const NEW_OBJECT: u16 = 18;
+    pub(in super::super) const GET_OBJECT: u16 = 19;
+    pub(in super::super) const DEL_OBJECT: u16 = 20;
 }
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 /// Offset of `nlmsg_flags` in a message.
 const FLAGS_OFFSET: usize = 6;
+/// How the request for a time-out is called, first of all.
+const ADD_TIMEOUT: &str = "add a flow time-out";
 /// Offset of `nlmsg_seq` in a message.
 const SEQUENCE_OFFSET: usize = 8;
 /// Elements of one message. Their list has a 16-bit length, and an element with a key of 16 bytes
@@ -138,6 +144,31 @@ impl Batch {
         for elements in spread(table, set, keys) {
             self.object(label.clone(), kind::DEL_ELEMENTS, 0, &elements);
         }
+    }
+
+    /// Creates an object with a flow time-out.
+    pub fn add_timeout(&mut self, timeout: &Timeout) {
+        let label = format!("{ADD_TIMEOUT} {} to table {}", timeout.name, timeout.table);
+        self.object(label, kind::NEW_OBJECT, CREATE, timeout);
+    }
+
+    /// Whether it was a time-out that a transaction failed over as unknown to the kernel.
+    pub fn lacks_timeouts(error: &NftError) -> bool {
+        let NftError::Refused { what, refusal, .. } = error else {
+            return false;
+        };
+        what.starts_with(ADD_TIMEOUT) && matches!(refusal.errno, libc::ENOENT | libc::EOPNOTSUPP)
+    }
+
+    /// Deletes such an object; flows that have it go by the sysctls then. The transaction fails when
+    /// a map still leads there.
+    pub fn delete_timeout(&mut self, table: &str, name: &str) {
+        let label = format!("delete flow time-out {name} of table {table}");
+        self.push(label, kind::DEL_OBJECT, 0, |attrs| {
+            attrs.string(1, table);
+            attrs.string(2, name);
+            attrs.u32(3, TYPE_TIMEOUT);
+        });
     }
 
     /// Creates a map.

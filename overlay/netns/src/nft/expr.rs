@@ -132,6 +132,14 @@ pub enum Expr {
         /// The new value.
         register: Register,
     },
+    /// Gives the packet's flow, if this is its first packet, the time-out that a map says; goes on if
+    /// it says any.
+    SetTimeout {
+        /// Name of the map, of [`MapTarget::Timeout`](super::MapTarget::Timeout).
+        map: String,
+        /// The key.
+        register: Register,
+    },
     /// Loads `(source & mask) ^ xor`, where both have the length of the value.
     Bitwise {
         /// The value.

@@ -2,6 +2,7 @@
 
 use super::expr::{Counter, DATA_VALUE, Expr, LIST_ELEM, Verdict, read_verdict, write_verdict};
 use super::object::{KeyType, Object};
+use super::timeout::TYPE_TIMEOUT;
 use crate::nfnetlink::attr::{Attr, AttrWriter, Attrs, Malformed};
 
 /// `NFT_SET_INTERVAL`.
@@ -10,6 +11,8 @@ const FLAG_INTERVAL: u32 = 0x4;
 const FLAG_MAP: u32 = 0x8;
 /// `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
 const FLAGS_LEARNED: u32 = 0x10 | 0x20;
+/// `NFT_SET_OBJECT`.
+const FLAG_OBJECT: u32 = 0x40;
 /// `NFT_SET_CONCAT`.
 const FLAG_CONCAT: u32 = 0x80;
 /// `NFT_DATA_VERDICT`.
@@ -18,6 +21,10 @@ const TYPE_VERDICT: u32 = 0xffff_ff00;
 const SET_EXPR: u16 = 17;
 /// `NFTA_SET_ELEM_EXPR`.
 const ELEM_EXPR: u16 = 7;
+/// `NFTA_SET_OBJ_TYPE`.
+const OBJECT_TYPE: u16 = 15;
+/// `NFTA_SET_ELEM_OBJREF`.
+const OBJECT: u16 = 9;
 /// `NFTA_SET_ELEM_KEY_END`.
 const KEY_END: u16 = 10;
 /// Bytes of a register slot.
@@ -68,6 +75,8 @@ pub enum MapTarget {
     },
     /// What to do with the packet.
     Verdict,
+    /// Names of flow time-outs ([`Timeout`](super::Timeout)).
+    Timeout,
 }
 
 /// A key of a map with what it maps to.
@@ -102,6 +111,8 @@ pub enum MapData {
     RangeEnd(Vec<u8>),
     /// Nothing, and so many packets have found the key.
     Counter(Counter),
+    /// The object of that name.
+    Object(String),
     /// Nothing, or what this module does not speak of.
     Other,
 }
@@ -118,6 +129,7 @@ impl Object for Map {
                 (FLAG_MAP | FLAGS_LEARNED, Some((kind.0, len)), Some(size))
             }
             MapTarget::Verdict => (FLAG_MAP, Some((TYPE_VERDICT, 0)), None),
+            MapTarget::Timeout => (FLAG_OBJECT, None, None),
         };
         let concat_flag = if self.concatenated { FLAG_CONCAT } else { 0 };
         attrs.u32(3, target_flag | concat_flag);
@@ -126,6 +138,9 @@ impl Object for Map {
         if let Some((kind, len)) = target {
             attrs.u32(6, kind);
             attrs.u32(7, len);
+        }
+        if self.target == MapTarget::Timeout {
+            attrs.u32(OBJECT_TYPE, TYPE_TIMEOUT);
         }
         let fields = match self.target {
             _ if !self.concatenated => Vec::new(),
@@ -148,6 +163,7 @@ impl Object for Map {
         let (mut flags, mut key_type, mut key_len) = (0, 0, 0);
         let (mut data_type, mut data_len, mut size) = (0, 0, None);
         let mut counted = false;
+        let mut object_type = 0;
         for attr in attrs {
             let attr = attr?;
             match attr.kind {
@@ -160,12 +176,14 @@ impl Object for Map {
                 7 => data_len = attr.u32()?,
                 9 => size = attr.nested().find(1)?.map(|size| size.u32()).transpose()?,
                 SET_EXPR => counted = matches!(Expr::read(attr)?, Expr::Counter(_)),
+                OBJECT_TYPE => object_type = attr.u32()?,
                 _ => {}
             }
         }
         let target = match (flags & FLAG_MAP, data_type) {
             (0, _) if counted => MapTarget::Counted,
             (0, _) if flags & FLAG_INTERVAL != 0 => MapTarget::RangeEnd,
+            (0, _) if object_type == TYPE_TIMEOUT => MapTarget::Timeout,
             (0, _) => MapTarget::Nothing,
             (_, TYPE_VERDICT) => MapTarget::Verdict,
             _ if flags & FLAGS_LEARNED != 0 => MapTarget::Learned {
@@ -232,6 +250,7 @@ impl Object for MapElements {
                         MapData::Counter(counter) => {
                             Expr::Counter(*counter).write_as(ELEM_EXPR, elem);
                         }
+                        MapData::Object(name) => elem.string(OBJECT, name),
                         MapData::Other => {}
                     }
                 });
@@ -270,7 +289,10 @@ fn read_element(elem: Attr<'_>) -> Result<Option<MapElement>, Malformed> {
     };
     let key = key.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
     let data = match (elem.nested().find(2)?, elem.nested().find(KEY_END)?) {
-        (None, None) => read_counter(elem)?.map_or(MapData::Other, MapData::Counter),
+        (None, None) => match elem.nested().find(OBJECT)? {
+            Some(name) => MapData::Object(name.string()),
+            None => read_counter(elem)?.map_or(MapData::Other, MapData::Counter),
+        },
         (None, Some(end)) => {
             let end = end.nested().find(DATA_VALUE)?.ok_or(Malformed)?;
             MapData::RangeEnd(end.value.to_vec())
@@ -317,6 +339,7 @@ mod tests {
             MapTarget::RangeEnd,
             value,
             MapTarget::Verdict,
+            MapTarget::Timeout,
         ] {
             let map = Map {
                 table: "weft".into(),
@@ -336,6 +359,7 @@ mod tests {
                 packets: 3,
                 bytes: 1 << 40,
             }),
+            MapData::Object("udp-300s".into()),
             MapData::Other,
         ];
         let elements = MapElements {

@@ -1,6 +1,7 @@
 //! nf_tables over netlink: enough of the protocol to keep one table right.
 //!
 //! - [`object`], [`map`], [`expr`]: tables, chains, sets, maps and rules as values.
+//! - [`timeout`]: connection tracking time-outs, as objects.
 //! - [`batch`]: changes collected into one transaction.
 //! - [`socket`]: the one socket that commits them and reads objects back.
 //!
@@ -12,6 +13,7 @@ pub mod expr;
 pub mod map;
 pub mod object;
 pub mod socket;
+pub mod timeout;
 
 pub use batch::Batch;
 pub use expr::{
@@ -21,5 +23,6 @@ pub use expr::{
 pub use map::{Map, MapData, MapElement, MapTarget};
 pub use object::{BaseChain, Chain, Hook, KeyType, Rule, Set, Table, TableFlags};
 pub use socket::{NftSocket, Reading};
+pub use timeout::{FlowState, Timeout};
 
 pub use crate::nfnetlink::{Cause, NftError, Refusal};

@@ -3,6 +3,7 @@
 use super::batch::{Batch, FAMILY_INET, SUBSYSTEM, kind};
 use super::map::{Map, MapElement, MapElements};
 use super::object::{Chain, Elements, Object, Rule, Set, Table};
+use super::timeout::{TYPE_TIMEOUT, Timeout};
 use crate::Netns;
 use crate::nfnetlink::attr::{AttrWriter, Attrs, Malformed};
 use crate::nfnetlink::message::{Body, Messages};
@@ -199,6 +200,19 @@ impl NftSocket {
     pub fn map_elements(&mut self, table: &str, map: &str) -> Result<Vec<MapElement>, NftError> {
         let found = self.element_messages::<MapElements>(table, map)?;
         Ok(found.into_iter().flat_map(|e| e.elements).collect())
+    }
+
+    /// The flow time-outs of a table.
+    ///
+    /// # Errors
+    /// [`NftError`].
+    pub fn timeouts(&mut self, table: &str) -> Result<Vec<Timeout>, NftError> {
+        let named = |attrs: &mut AttrWriter| {
+            attrs.string(1, table);
+            attrs.u32(3, TYPE_TIMEOUT);
+        };
+        let (new, get) = (kind::NEW_OBJECT, kind::GET_OBJECT);
+        absent_is_empty(self.objects("read flow time-outs", new, get, true, named))
     }
 
     /// Reads several things as of one moment: again, a few times, when the ruleset changed

@@ -235,7 +235,7 @@ fn numbers_that_make_no_sense_are_refused() {
         ),
         (
             |spec| spec.idle_timeout_s = Some(0),
-            "idle timeout 0 is out of range; 1 to 2592000 seconds are accepted",
+            "idle timeout 0 is out of range; 1 to 2073600 seconds are accepted",
         ),
         (
             |spec| {

@@ -154,13 +154,16 @@ impl Client<'_> {
     }
 
     fn answers(&self, args: &[&str]) -> Result<Vec<Answer>> {
+        let said = self.probe(args)?;
+        said.lines().map(parse).collect()
+    }
+
+    /// What the probe says there, given these arguments.
+    pub(crate) fn probe(&self, args: &[&str]) -> Result<String> {
         let probe = crate::weft::probe_exe()?;
         let probe = probe.to_str().context("a path that is not UTF-8")?;
-        let mut argv = self.through();
-        argv.push(probe);
-        argv.extend(args);
-        let said = self.cluster.sh(self.host, &argv)?;
-        said.lines().map(parse).collect()
+        let argv = [&self.through()[..], &[probe], args].concat();
+        self.cluster.sh(self.host, &argv)
     }
 
     /// So many TCP requests, several at a time, each over a connection of its own from a source of its

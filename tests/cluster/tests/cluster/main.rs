@@ -17,6 +17,7 @@ mod t60_services;
 mod t60_services_cli;
 mod t61_health;
 mod t62_ingress;
+mod t65_idle;
 mod t66_numbers;
 mod t67_control_services;
 mod t70_quickstart;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         t60_services_cli::CASES,
         t61_health::CASES,
         t62_ingress::CASES,
+        t65_idle::CASES,
         t66_numbers::CASES,
         t67_control_services::CASES,
         t70_quickstart::CASES,

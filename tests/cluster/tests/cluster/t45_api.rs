@@ -266,8 +266,8 @@ fn nonsense_on_the_socket() -> Result<()> {
         (
             "POST",
             "/v1/services",
-            "{\"name\":\"s\",\"networks\":[\"web\"],\"idle_timeout_s\":60}",
-            501,
+            "{\"name\":\"s\",\"networks\":[\"web\"],\"idle_timeout_s\":2073601}",
+            400,
         ),
         (
             "PATCH",

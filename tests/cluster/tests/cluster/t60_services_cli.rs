@@ -323,20 +323,11 @@ fn updates() -> Result<()> {
             ),
             (front(&["--health", "icmp"]), 2, &["tcp:PORT"]),
             (front(&["--label-add", "x"]), 2, &["KEY=VALUE"]),
-            (
-                front(&["--idle-timeout", "1h"]),
-                1,
-                &["idle timeout", "yet"],
-            ),
+            (front(&["--idle-timeout", "25d"]), 2, &["24d"]),
             (
                 front(&["--publish-add", "target=443,source=proxy-v2"]),
                 1,
                 &["source=proxy-v2", "yet"],
-            ),
-            (
-                create(&["--network", "web", "--idle-timeout", "1h"]),
-                1,
-                &["idle timeout", "yet"],
             ),
         ],
     )

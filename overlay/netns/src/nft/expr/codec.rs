@@ -80,6 +80,7 @@ impl Expr {
             Self::Hash { .. } => "hash",
             Self::RouteType { .. } => "fib",
             Self::Ct { .. } | Self::SetCt { .. } => "ct",
+            Self::SetTimeout { .. } => "objref",
             Self::Bitwise { .. } => "bitwise",
             Self::DestinationNat { .. } | Self::SourceNat { .. } => "nat",
             Self::Masquerade => "masq",
@@ -140,6 +141,10 @@ impl Expr {
             }
             Self::RejectReset => data.u32(1, REJECT_RESET),
             Self::Ct { .. } | Self::SetCt { .. } => self.write_ct(data),
+            Self::SetTimeout { map, register } => {
+                data.u32(3, register.0);
+                data.string(4, map);
+            }
             Self::Bitwise {
                 source,
                 mask,
@@ -347,6 +352,14 @@ impl Expr {
                 }
             }
             "ct" => data.ct()?,
+            // Without a map it names the object itself.
+            "objref" => match (data.register(3)?, data.get(4)?) {
+                (Some(register), Some(map)) => Self::SetTimeout {
+                    map: map.string(),
+                    register,
+                },
+                _ => Self::Other(name),
+            },
             "bitwise" if data.u32_or_zero(6)? == BITWISE_MASK_XOR => Self::Bitwise {
                 source: Register(data.u32(1)?),
                 mask: data.value(4)?,

@@ -153,6 +153,10 @@ fn every_expression_reads_as_it_was_written() {
             direction: Some(CtDirection::ORIGINAL),
             register,
         },
+        Expr::SetTimeout {
+            map: "idle4".into(),
+            register: Register::slot(0),
+        },
         Expr::SetCt {
             key: CtKey::MARK,
             register,
