@@ -54,9 +54,9 @@ fn dispatch(args: &[&str]) -> Result<()> {
             let (first, first_port) = (first.parse()?, first_port.parse()?);
             crate::backend::ask_from(to, times, first, addresses, first_port)
         }
-        ["load", protocol, to, port, per_second] => {
+        ["load", protocol, to, port, per_second, from] => {
             let to = SocketAddr::new(to.parse()?, port.parse()?);
-            crate::backend::load(protocol, to, per_second.parse()?)
+            crate::backend::load(protocol, to, per_second.parse()?, from.parse()?)
         }
         ["hold", to, port] => crate::backend::hold(to, port.parse()?),
         ["hold-udp", to, port] => crate::backend::hold_udp(to, port.parse()?),

@@ -24,7 +24,7 @@ pub(crate) fn ask(protocol: &str, to: &str, port: u16, times: usize) -> Result<(
     for _ in 0..times {
         match protocol {
             "tcp" => print!("{}", over_tcp(to)?),
-            "udp" => print!("{}", over_udp(to)?),
+            "udp" => print!("{}", over_udp(udp(to)?, to)?),
             _ => bail!("protocol {protocol}"),
         }
     }
@@ -108,7 +108,7 @@ pub(super) fn name_of(line: &str) -> String {
     line.split(' ').next().unwrap_or_default().to_owned()
 }
 
-pub(super) fn over_tcp(to: SocketAddr) -> Result<String> {
+fn over_tcp(to: SocketAddr) -> Result<String> {
     request(&connect(to)?)
 }
 
@@ -127,8 +127,8 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-pub(super) fn over_udp(to: SocketAddr) -> Result<String> {
-    let socket = udp(to)?;
+pub(super) fn over_udp(socket: UdpSocket, to: SocketAddr) -> Result<String> {
+    socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 2048];
     socket.send(b"who\n")?;

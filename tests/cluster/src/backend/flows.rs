@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::client::{PATIENCE, TOLD, name_of, over_tcp, over_udp, request};
+use super::client::{PATIENCE, TOLD, name_of, over_udp, request};
 
 /// Flows that are asked over at a time.
 const AT_A_TIME: u32 = 8;
@@ -89,16 +89,31 @@ fn over_tcp_from(from: SocketAddr, to: SocketAddr) -> Result<String> {
     request(&TcpStream::from(socket))
 }
 
+fn tcp_once(from: SocketAddr, to: SocketAddr) -> Result<String> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.bind(&from.into()).with_context(|| from)?;
+    socket
+        .connect_timeout(&to.into(), PATIENCE)
+        .context("connect")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    request(&TcpStream::from(socket))
+}
+
+fn udp_once(from: SocketAddr, to: SocketAddr) -> Result<String> {
+    over_udp(UdpSocket::bind(from)?, to)
+}
+
 /// Asks so many times a second, whether earlier requests are answered or not, until there is a line
 /// on standard input; prints a report.
-pub(crate) fn load(protocol: &str, to: SocketAddr, per_second: u32) -> Result<()> {
+pub(crate) fn load(protocol: &str, to: SocketAddr, per_second: u32, from: IpAddr) -> Result<()> {
     let ask = match protocol {
-        "tcp" => over_tcp,
-        "udp" => over_udp,
+        "tcp" => tcp_once,
+        "udp" => udp_once,
         _ => bail!("protocol {protocol}"),
     };
     let load = Arc::new(Load {
         ask,
+        from: SocketAddr::new(from, 0),
         to,
         interval: Duration::from_secs(1) / per_second,
         started: Instant::now(),
@@ -129,7 +144,8 @@ pub(crate) fn load(protocol: &str, to: SocketAddr, per_second: u32) -> Result<()
 }
 
 struct Load {
-    ask: fn(SocketAddr) -> Result<String>,
+    ask: fn(SocketAddr, SocketAddr) -> Result<String>,
+    from: SocketAddr,
     to: SocketAddr,
     interval: Duration,
     started: Instant,
@@ -162,7 +178,7 @@ impl Load {
             }
             let late = self.started.elapsed().saturating_sub(due) > LATE;
             let (began, clock) = (SystemTime::now(), Instant::now());
-            let outcome = (self.ask)(self.to);
+            let outcome = (self.ask)(self.from, self.to);
             let took = clock.elapsed();
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.late += u64::from(late);

@@ -187,11 +187,20 @@ impl Client<'_> {
         self.answers(&args)
     }
 
-    /// Starts so many requests a second over `tcp` or `udp`, each with a socket of its own and
-    /// whether earlier ones are answered or not, that go on until [`Loading::finish`].
-    pub fn load(&self, protocol: &str, to: &str, port: u16, per_second: u32) -> Result<Loading> {
+    /// Starts so many requests a second over `tcp` or `udp`, each with a socket of its own, from
+    /// that address of the client if it matters, and whether earlier ones are answered or not. They go
+    /// on until [`Loading::finish`].
+    pub fn load(
+        &self,
+        protocol: &str,
+        to: &str,
+        port: u16,
+        per_second: u32,
+        from: Option<Ipv4Addr>,
+    ) -> Result<Loading> {
         let (port, per_second) = (port.to_string(), per_second.to_string());
-        let args = ["load", protocol, to, &port, &per_second];
+        let from = from.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string();
+        let args = ["load", protocol, to, &port, &per_second, &from];
         let talk = Talk::start(self.cluster, self.host, &self.through(), &args)?;
         Ok(Loading::of(talk))
     }

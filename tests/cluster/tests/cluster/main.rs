@@ -23,6 +23,7 @@ mod t67_control_services;
 mod t70_quickstart;
 mod t70_spread;
 mod t71_rolling;
+mod t72_published;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         t70_quickstart::CASES,
         t70_spread::CASES,
         t71_rolling::CASES,
+        t72_published::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

@@ -2,11 +2,12 @@
 //! own, and clients inside and outside.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_cluster_tests::PATIENCE;
-use weft_cluster_tests::backend::{Client, Server};
+use weft_cluster_tests::backend::{Client, Loading, Server, Sources};
 use weft_cluster_tests::cluster::{Cluster, OUTSIDE};
 use weft_cluster_tests::eventually;
 
@@ -29,6 +30,7 @@ impl Site {
     /// With a container `fromN` on each host hN, and these backends, which all hosts know.
     pub(crate) fn open(options: &str, backends: &[(usize, &str)]) -> Result<Self> {
         let cluster = Cluster::up(HOSTS.len())?;
+        cluster.crowd()?;
         cluster.weft(1, "network create app")?;
         let create = format!("service create web --network app {options}");
         cluster.weft(1, &create)?;
@@ -53,7 +55,10 @@ impl Site {
         let server = Server::start(&self.cluster, host, name, PORT)?;
         self.servers.insert(name.to_owned(), (host, server));
         let attach = format!("attach app --service web --netns /run/netns/{name} --name {name}");
-        self.cluster.weft(host, &attach)?;
+        // An attachment that takes too long, as it may on a machine under load, is undone.
+        eventually(&format!("{name} is attached"), || {
+            self.cluster.weft(host, &attach)
+        })?;
         self.until_state(host, name, "ready")?;
         self.settle(host)
     }
@@ -98,6 +103,15 @@ impl Site {
             ensure!(status["revision"].as_u64() > Some(0), "{status}");
             self.settle(host)
         })
+    }
+
+    /// Starts so many requests a second from outside by way of a host. Those through each host have a
+    /// client address of their own: one port of a client has one flow at a time.
+    pub(crate) fn load(&self, protocol: &str, host: usize, rate: u32) -> Result<Loading> {
+        let [a, b, c, _] = Sources::FIRST.octets();
+        let from = Ipv4Addr::new(a, b, c, u8::try_from(host)?);
+        let outside = self.outside();
+        outside.load(protocol, &underlay(host), PUBLISHED, rate, Some(from))
     }
 
     /// The client outside.

@@ -32,20 +32,22 @@ const CONNECTIONS: usize = 2_000;
 const OFF_MAX: f64 = 15.0;
 /// A backend's end may move so much of what the others have, in percent.
 const MOVED_MAX: f64 = 12.0;
-/// From where flows with known ports begin: below those that the kernel gives to others.
+/// From where flows with known ports begin: below those that the kernel gives to others. Those through
+/// a host are [`PORTS`] after those through the one before, for a client's port has one flow at a
+/// time.
 const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 100;
 
 /// The service and a crowd of clients outside.
 fn open(options: &str, backends: &[(usize, &str)]) -> Result<Site> {
     let options = format!("--publish {PUBLISHED}:{PORT} {options}");
-    let site = Site::open(&options, backends)?;
-    site.cluster.crowd()?;
-    Ok(site)
+    Site::open(&options, backends)
 }
 
 /// From outside by way of a host, each from an address of its own, which the backend sees.
 fn published(site: &Site, host: usize, addresses: u32, times: usize) -> Result<Vec<Answer>> {
-    let sources = Sources::addresses(addresses, FIRST_PORT);
+    let first_port = FIRST_PORT + PORTS * u16::try_from(host)?;
+    let sources = Sources::addresses(addresses, first_port);
     let answers = site
         .outside()
         .tcp_from(sources, &underlay(host), PUBLISHED, times)?;

@@ -54,10 +54,11 @@ impl Ways {
         let mut loading = Vec::new();
         for protocol in protocols {
             for host in hosts {
-                let to = underlay(*host);
-                let load = site.outside().load(protocol, &to, PUBLISHED, rate)?;
+                let load = site.load(protocol, *host, rate)?;
                 loading.push((format!("{protocol} through h{host}"), load));
-                let load = site.inside(*host).load(protocol, &site.vip, PORT, rate)?;
+                let load = site
+                    .inside(*host)
+                    .load(protocol, &site.vip, PORT, rate, None)?;
                 loading.push((format!("{protocol} in h{host}"), load));
             }
         }
