@@ -75,9 +75,12 @@ impl Site {
         self.servers.retain(|_, (place, _)| *place != host);
     }
 
-    /// Waits until every kernel has what a host knows.
+    /// Waits until every kernel has what a host knows; if not, says how all are.
     pub(crate) fn settle(&self, host: usize) -> Result<()> {
-        self.cluster.settle(host)
+        self.cluster.settle(host).or_else(|error| {
+            let all = HOSTS.map(|host| self.cluster.weft(host, "status").unwrap_or_default());
+            anyhow::bail!("{error:#}: {all:?}")
+        })
     }
 
     /// Waits until a host says so of a backend.
