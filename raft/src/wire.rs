@@ -14,8 +14,8 @@ use crate::consensus::{
     AppendRequest, AppendResponse, RaftId, SnapshotMeta, TransferLeaderRequest, Vote, VoteRequest,
     VoteResponse,
 };
-use crate::control::Quorum;
-use crate::model::{Availability, Change, NodeId, Revision, Role, View};
+use crate::control::{NumbersOf, Quorum};
+use crate::model::{Availability, Change, NodeId, Revision, Role, ServiceId, View};
 
 /// Asked in a call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,6 +46,10 @@ pub(crate) enum Request {
     Probe,
     /// Whether a membership without this Raft id is committed, from the leader.
     Removed(RaftId),
+    /// What the node's own backends of a service have taken and answered.
+    OwnNumbers(ServiceId),
+    /// The same of all nodes but the one that asks, from a manager.
+    ServiceNumbers(ServiceId),
 }
 
 /// Answers a [`Request`].
@@ -75,6 +79,8 @@ pub(crate) enum Response {
     Done,
     /// Not done.
     Failed(Failure),
+    /// To [`Request::OwnNumbers`] and [`Request::ServiceNumbers`].
+    Numbers(NumbersOf),
 }
 
 /// Why a request was not carried out.
@@ -300,11 +306,15 @@ mod tests {
         assert_eq!(place(&Request::Token(Role::Worker)), 10);
         assert_eq!(place(&Request::Probe), 11);
         assert_eq!(place(&Request::Removed(0)), 12);
+        let service = ServiceId::new([0; 10]);
+        assert_eq!(place(&Request::OwnNumbers(service)), 13);
+        assert_eq!(place(&Request::ServiceNumbers(service)), 14);
         assert_eq!(place(&Response::SnapshotTaken(0)), 3);
         assert_eq!(place(&Response::Applied(BTreeMap::new())), 6);
         assert_eq!(place(&Response::Token(secret)), 7);
         assert_eq!(place(&Response::Done), 10);
         assert_eq!(place(&Response::Failed(Failure::WrongSecret)), 11);
+        assert_eq!(place(&Response::Numbers(NumbersOf::new())), 12);
         assert_eq!(place(&Failure::NotLeader(None, Quorum::default())), 2);
         assert_eq!(place(&Failure::Other(String::new())), 5);
         assert_eq!(

@@ -33,7 +33,10 @@ pub(super) fn check(caller: &Caller, request: &Request, view: &View) -> Result<(
         | Request::TransferLeader(_) => manager(role).map_err(Denied::Role),
         // Asked by a manager that has just left.
         Request::Removed(_) => manager(role).map_err(Denied::Role),
-        Request::RelayedJoin(_) | Request::Reports(_) | Request::Token(_) => {
+        Request::RelayedJoin(_)
+        | Request::Reports(_)
+        | Request::Token(_)
+        | Request::OwnNumbers(_) => {
             manager(role).map_err(Denied::Role)?;
             member(node, view).map_err(Denied::Unknown)
         }
@@ -41,7 +44,10 @@ pub(super) fn check(caller: &Caller, request: &Request, view: &View) -> Result<(
             member(node, view).map_err(Denied::Unknown)?;
             command(node, role, &proposal.command, view).map_err(Denied::Role)
         }
-        Request::Applied | Request::Probe => member(node, view).map_err(Denied::Unknown),
+        // A worker asks a manager, so that no worker can have all the others work.
+        Request::Applied | Request::Probe | Request::ServiceNumbers(_) => {
+            member(node, view).map_err(Denied::Unknown)
+        }
         Request::Join(_) => Ok(()),
     }
 }

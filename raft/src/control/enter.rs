@@ -107,6 +107,7 @@ impl Inner {
             local,
             transport,
             group,
+            numbers: self.numbers.clone(),
         };
         Running::start(
             parts,

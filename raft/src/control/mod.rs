@@ -34,7 +34,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
 pub use error::{InitError, JoinError, LeaveError, OpenError, ProposeError, TimedOut};
-pub use numbers::BackendNumbers;
+pub use numbers::{BackendNumbers, NumbersOf, NumbersSource};
 pub use types::{
     Compaction, ControlConfig, ControlStatus, InitRequest, JoinRequest, Member, NodeFacts,
     PeerStatus, Quorum, RequestCounters, StoreStatus, Timing,
@@ -45,11 +45,12 @@ pub use crate::store::{LockError, StoreError};
 use crate::codec;
 use crate::command::{Applied, Command, JoinSecret, Proposal};
 use crate::identity::{CaDigest, JoinToken};
-use crate::model::{NodeId, Revision, Role, View};
+use crate::model::{NodeId, Revision, Role, ServiceId, View};
 use crate::store::DirLock;
 use crate::watch::{Subscription, WatchHub};
 use crate::wire::{Failure, Request, Response, Secret};
 use counters::Counters;
+use numbers::SourceSlot;
 use running::Running;
 
 /// Largest encoded command. A node with a thousand routes takes about 10 KiB.
@@ -67,6 +68,7 @@ struct Inner {
     config: ControlConfig,
     hub: WatchHub,
     counters: Arc<Counters>,
+    numbers: SourceSlot,
     running: RwLock<Option<Arc<Running>>>,
     /// Held while the membership changes.
     change: tokio::sync::Mutex<()>,
@@ -122,6 +124,7 @@ impl ControlPlane {
             hub: WatchHub::new(View::default(), config.watch),
             config,
             counters: Arc::default(),
+            numbers: SourceSlot::default(),
             running: RwLock::new(None),
             change: tokio::sync::Mutex::new(()),
             claim: Mutex::new(Some(claim)),
@@ -245,6 +248,22 @@ impl ControlPlane {
         }
     }
 
+    /// Where others, who ask this node, learn of what its backends have taken and answered; until
+    /// [`shutdown`](Self::shutdown).
+    pub fn provide_numbers(&self, source: Arc<dyn NumbersSource>) {
+        self.inner.numbers.set(Some(source));
+    }
+
+    /// What a service's backends on other nodes have taken and answered, as these nodes have
+    /// counted it. Takes some seconds at most; of whoever has not answered by then it is said why
+    /// nothing is known.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotMember`].
+    pub async fn others_numbers(&self, service: ServiceId) -> Result<NumbersOf, ProposeError> {
+        Ok(self.inner.member()?.others_numbers(service).await)
+    }
+
     /// How the control plane is doing, as this node sees it.
     pub fn status(&self) -> ControlStatus {
         self.inner
@@ -255,6 +274,8 @@ impl ControlPlane {
     /// Ends all tasks and flushes and closes the store. The directory is free afterwards.
     pub async fn shutdown(&self) {
         let _changing = self.inner.change.lock().await;
+        // It may well hold this control plane.
+        self.inner.numbers.set(None);
         if let Some(running) = self.inner.running() {
             self.inner.set_running(None);
             running.stop().await;

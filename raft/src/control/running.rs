@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::counters::Counters;
 use super::local::{self, Local};
+use super::numbers::{GATHERINGS, SourceSlot};
 use super::peers::Peers;
 use super::reports::Reports;
 use super::sessions::Sessions;
@@ -42,6 +43,10 @@ pub(crate) struct Running {
     /// Room for requests on their way to the leader, so that heartbeats and reports, which share
     /// the connection, do not wait behind a crowd of them.
     pub(super) forwards: Semaphore,
+    /// What this node has counted.
+    pub(super) numbers: SourceSlot,
+    /// Room for questions about what others have counted.
+    pub(super) gatherings: Semaphore,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -52,6 +57,7 @@ pub(super) struct Parts {
     pub(super) local: Local,
     pub(super) transport: Transport,
     pub(super) group: Option<Group>,
+    pub(super) numbers: SourceSlot,
 }
 
 impl Running {
@@ -77,6 +83,8 @@ impl Running {
             local: Mutex::new(parts.local),
             leader_hint: watch::Sender::new(None),
             forwards: Semaphore::new(FORWARDS),
+            numbers: parts.numbers,
+            gatherings: Semaphore::new(GATHERINGS),
             tasks: Mutex::new(JoinSet::new()),
         });
         running

@@ -11,7 +11,7 @@ use super::running::Running;
 use crate::codec;
 use crate::consensus::{Group, WriteError};
 use crate::identity::Caller;
-use crate::model::Role;
+use crate::model::{Role, ServiceId};
 use crate::transport::{FrameStream, Handler};
 use crate::wire::{Failure, Leader, Opening, ProbeAnswer, Request, Response, Secret};
 
@@ -100,7 +100,20 @@ impl Running {
                 leader: self.leader(),
                 revision: self.hub.revision(),
             }),
+            Request::OwnNumbers(service) => Response::Numbers(self.own_numbers(service).await),
+            Request::ServiceNumbers(service) => self.numbers_for(caller, service).await,
             request => self.lead(request).await,
+        }
+    }
+
+    /// What all nodes but the caller, who knows its own, have counted.
+    async fn numbers_for(&self, caller: Caller, service: ServiceId) -> Response {
+        let Caller::Member { node, .. } = caller else {
+            return Response::Failed(Failure::Other("not a question for strangers".to_owned()));
+        };
+        match self.member.role {
+            Role::Manager => Response::Numbers(self.gather(service, node).await),
+            Role::Worker => Response::Failed(Failure::Other("not a manager".to_owned())),
         }
     }
 

@@ -197,6 +197,31 @@ impl Transport {
         answer.unwrap_or(Err(CallError::TimedOut { to, after: timeout }))
     }
 
+    /// As [`Self::call`], over a connection for this call alone: for whom is asked so rarely that
+    /// none should be kept.
+    pub async fn call_once(
+        &self,
+        to: SocketAddr,
+        expect: NodeId,
+        body: impl Into<Bytes>,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let (core, body) = (&self.core, self.core.fitting(body.into())?);
+        core.counters.calls_made.one();
+        let exchange = async {
+            let connection = core.dial(to, Some(expect)).await?.connection;
+            let closing = CloseWhenDropped(&connection);
+            let begun = core.stream(to, &connection).begin(Kind::Call, body);
+            let (mut output, mut input) = begun.await.map_err(|e| e.error)?;
+            output.finish();
+            let answer = dial::answer(to, &mut input).await;
+            drop(closing);
+            answer
+        };
+        let answer = tokio::time::timeout(timeout, exchange).await;
+        answer.unwrap_or(Err(CallError::TimedOut { to, after: timeout }))
+    }
+
     /// Opens a long-lived stream. Whether the other side wants it shows when it is used.
     pub async fn open(
         &self,
@@ -274,6 +299,15 @@ impl Transport {
         self.core.socket.shut();
         // The handler may well hold this transport.
         self.core.server.drop_handler();
+    }
+}
+
+/// A connection that nobody else uses, and that its user may give up at any time.
+struct CloseWhenDropped<'a>(&'a quinn::Connection);
+
+impl Drop for CloseWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.close(code::CLOSING, b"done");
     }
 }
 

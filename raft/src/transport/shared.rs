@@ -118,7 +118,11 @@ impl Core {
         dial
     }
 
-    async fn dial(&self, to: SocketAddr, expect: Option<NodeId>) -> Result<Peer, CallError> {
+    pub(super) async fn dial(
+        &self,
+        to: SocketAddr,
+        expect: Option<NodeId>,
+    ) -> Result<Peer, CallError> {
         let credentials = self.credentials().ok_or(CallError::NoIdentity)?;
         let (config, verdict) = credentials
             .client(expect, &self.limits)

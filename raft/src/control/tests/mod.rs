@@ -1,5 +1,6 @@
 mod cluster;
 mod history;
+mod numbers;
 mod quorum;
 mod rights;
 mod single;
