@@ -2,6 +2,7 @@
 //! environment, then the file, then the default.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub log_level: String,
     /// How long the kernel is trusted to be as it was left before it is looked at again.
     pub resync: Duration,
+    /// Where the metrics page is served; nowhere without it.
+    pub metrics: Option<SocketAddr>,
     /// Control-plane times.
     pub timing: Timing,
 }
@@ -88,6 +91,8 @@ pub struct Overrides {
     pub log_format: Option<LogFormat>,
     /// See [`Config::log_level`].
     pub log_level: Option<String>,
+    /// See [`Config::metrics`].
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A configuration that cannot be used.
@@ -169,6 +174,7 @@ impl Config {
                 .or(file.log_level)
                 .unwrap_or_else(|| "info".to_owned()),
             resync: file.resync.map_or(DEFAULT_RESYNC, |d| d.0),
+            metrics: overrides.metrics.or(file.metrics.map(|place| place.0)),
             timing: file.timing.unwrap_or_default().into_timing(),
         })
     }
@@ -258,6 +264,7 @@ struct File {
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     resync: Option<Span>,
+    metrics: Option<Place>,
     timing: Option<FileTiming>,
 }
 
@@ -281,6 +288,36 @@ impl TryFrom<String> for Span {
     fn try_from(text: String) -> Result<Self, String> {
         duration::parse(&text).map(Self)
     }
+}
+
+/// An address with a port.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Place(SocketAddr);
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        metrics_addr(&text).map(Self)
+    }
+}
+
+/// Where metrics are to be served, as it is typed.
+///
+/// # Errors
+/// What is wrong with it, in one line.
+pub fn metrics_addr(text: &str) -> Result<SocketAddr, String> {
+    let addr = text
+        .parse::<SocketAddr>()
+        .ok()
+        .filter(|addr| addr.port() > 0);
+    addr.ok_or_else(|| {
+        format!(
+            "`{}` is no ADDR:PORT, such as 127.0.0.1:9100 or [::1]:9100",
+            text.escape_debug()
+        )
+    })
 }
 
 impl FileTiming {

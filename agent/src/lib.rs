@@ -10,6 +10,7 @@ pub mod exit;
 pub mod health;
 pub mod lab;
 pub mod log;
+pub mod metrics;
 pub mod name;
 pub mod publish;
 mod translate;

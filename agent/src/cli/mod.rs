@@ -100,6 +100,7 @@ fn agent(args: AgentArgs, socket: Option<PathBuf>) -> Result<ExitCode, CliError>
         node_name: args.node_name,
         log_format: args.log_format,
         log_level: args.log_level,
+        metrics: args.metrics,
     })
     .map_err(|error| failed(error.into()))?;
     crate::log::init(&config).map_err(failed)?;

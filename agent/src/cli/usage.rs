@@ -12,8 +12,7 @@ use crate::exit::{EXIT_REFUSED, EXIT_USAGE};
 
 /// What the contract names and later versions bring, by verb. It is not offered, but whoever types
 /// it is told so rather than that it is unknown.
-const LATER_FLAGS: [(&str, &[&str]); 5] = [
-    ("weft agent", &["--metrics"]),
+const LATER_FLAGS: [(&str, &[&str]); 4] = [
     ("weft init", &["--autolock", "--force-new-cluster"]),
     (
         "weft network create",

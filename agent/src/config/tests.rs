@@ -39,8 +39,9 @@ fn the_example_names_every_key_with_its_default() {
         Config::load(example).unwrap(),
         Config::load(nothing).unwrap()
     );
-    // The one key without a default is there as a comment.
+    // Keys without a default are there as comments.
     let text = EXAMPLE.replace("\n# node-name =", "\nnode-name =");
+    let text = text.replace("\n# metrics =", "\nmetrics =");
     // Taken apart in full: a key that is added does not compile here until it is looked for.
     let File {
         data_dir,
@@ -50,10 +51,12 @@ fn the_example_names_every_key_with_its_default() {
         log_format,
         log_level,
         resync,
+        metrics,
         timing,
     } = File::parse(Path::new("weft.toml"), &text).unwrap();
     assert!(data_dir.is_some() && run_dir.is_some() && socket.is_some() && node_name.is_some());
     assert!(log_format.is_some() && log_level.is_some() && resync.is_some());
+    assert!(metrics.is_some());
     let FileTiming {
         heartbeat,
         election_min,
@@ -76,6 +79,7 @@ fn every_key_is_read() {
         log-format = "json"
         log-level = "debug"
         resync = "10s"
+        metrics = "[::1]:9100"
         [timing]
         heartbeat = "100ms"
         election-min = "300ms"
@@ -92,6 +96,7 @@ fn every_key_is_read() {
         log_format: LogFormat::Json,
         log_level: "debug".into(),
         resync: millis(10_000),
+        metrics: Some("[::1]:9100".parse().unwrap()),
         timing: Timing {
             heartbeat: millis(100),
             election_min: millis(300),

@@ -3,18 +3,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{broadcast, watch};
 use weft_overlay::guard::Guard;
 use weft_raft::command::{Command, NetworkSpec, Object, SubnetSpec};
-use weft_raft::control::ControlPlane;
-use weft_raft::model::{self, Id, NetworkId, NodeId, View, Vni};
+use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
+use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
 use super::events::{self, Events};
 use super::health::Reasons;
-use super::reconcile::{GUARD_TABLE, KernelState};
-use super::{attach, convert, member, services, wait};
+use super::reconcile::{GUARD_TABLE, KernelState, Passes};
+use super::{attach, convert, member, service_plane, services, wait};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointState, EndpointUpdateRequest, ErrorCode,
     Feature, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
@@ -22,6 +23,7 @@ use crate::api::types::{
 };
 use crate::api::{self, Backend, Reply, WaitFor, lookup};
 use crate::config::Config;
+use crate::health;
 use crate::translate::{self, Index};
 
 /// How long a change may take to be committed.
@@ -37,31 +39,45 @@ pub(super) struct Daemon {
     pub(super) node_name: Option<String>,
     /// Where the sandboxes are.
     pub(super) netns_dir: PathBuf,
+    /// How often the kernel was looked at.
+    pub(super) passes: Arc<Passes>,
+    /// How many health probes there were.
+    pub(super) probes: watch::Receiver<health::Counters>,
     events: Events,
     reasons: Reasons,
     features: Arc<[Feature]>,
     random: SystemRandom,
 }
 
+/// What the API answers from.
+pub(super) struct DaemonParts {
+    /// The cluster.
+    pub(super) control: ControlPlane,
+    /// What this node's kernel reflects.
+    pub(super) kernel: watch::Receiver<Arc<KernelState>>,
+    /// How often it was looked at.
+    pub(super) passes: Arc<Passes>,
+    /// What happens.
+    pub(super) events: Events,
+    /// Why backends are not healthy.
+    pub(super) reasons: Reasons,
+    /// How many health probes there were.
+    pub(super) probes: watch::Receiver<health::Counters>,
+}
+
 impl Daemon {
-    pub(super) fn new(
-        control: ControlPlane,
-        kernel: watch::Receiver<Arc<KernelState>>,
-        events: Events,
-        reasons: Reasons,
-        features: Vec<Feature>,
-        config: &Config,
-    ) -> Self {
-        let random = SystemRandom::new();
+    pub(super) fn new(parts: DaemonParts, features: Vec<Feature>, config: &Config) -> Self {
         Self {
-            control,
-            kernel,
+            control: parts.control,
+            kernel: parts.kernel,
             node_name: config.node_name.clone(),
             netns_dir: config.netns_dir(),
-            events,
-            reasons,
+            passes: parts.passes,
+            probes: parts.probes,
+            events: parts.events,
+            reasons: parts.reasons,
             features: features.into(),
-            random,
+            random: SystemRandom::new(),
         }
     }
 
@@ -166,6 +182,13 @@ impl Daemon {
         let this = self.control.membership().map(|member| member.node);
         self.control
             .with_view(|view| network_of(view, &Index::of(view), row, this))
+    }
+}
+
+impl NumbersSource for Daemon {
+    fn numbers(&self, service: ServiceId) -> BoxFuture<'static, NumbersOf> {
+        let daemon = self.clone();
+        Box::pin(async move { service_plane::numbers(&daemon, Some(service)).await })
     }
 }
 

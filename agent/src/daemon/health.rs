@@ -15,7 +15,7 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{BackendState, Endpoint, EndpointId, NodeId, Revision, View};
 use weft_raft::state::limits;
 
-use crate::health::{Prober, Target, Verdict};
+use crate::health::{Counters, Prober, Target, Verdict};
 use crate::translate;
 
 /// How long the cluster may take to hear of it before it is told anew.
@@ -49,6 +49,7 @@ pub(super) struct Health {
     /// Of which state of the cluster they are.
     seen: Option<(Revision, NodeId)>,
     reasons: Reasons,
+    counters: watch::Receiver<Counters>,
     task: JoinHandle<()>,
 }
 
@@ -57,9 +58,11 @@ impl Health {
     pub(super) fn start(control: ControlPlane, run_dir: &Path) -> Self {
         let (targets, follow) = watch::channel(Targets::default());
         let (found, reasons) = watch::channel(Found::new());
+        let prober = Prober::new(run_dir);
+        let counters = prober.counters();
         let keeper = Keeper {
             control,
-            prober: Prober::new(run_dir),
+            prober,
             targets: Targets::default(),
             found,
         };
@@ -67,6 +70,7 @@ impl Health {
             targets,
             seen: None,
             reasons: Reasons(reasons),
+            counters,
             task: tokio::spawn(keeper.run(follow)),
         }
     }
@@ -74,6 +78,11 @@ impl Health {
     /// Where it can be read what is wrong.
     pub(super) fn reasons(&self) -> Reasons {
         self.reasons.clone()
+    }
+
+    /// How many probes there were.
+    pub(super) fn counters(&self) -> watch::Receiver<Counters> {
+        self.counters.clone()
     }
 
     /// Looks after the backends that `view` has on `local`.

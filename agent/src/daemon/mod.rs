@@ -11,6 +11,7 @@ mod host_ports;
 mod liveness;
 mod marker;
 mod member;
+mod metrics;
 mod not_yet;
 mod reconcile;
 mod service_plane;
@@ -30,7 +31,7 @@ use tracing::{info, warn};
 use weft_overlay::{NetnsRef, Overlay, OverlayConfig, host};
 use weft_raft::control::{self, ControlConfig, ControlPlane};
 
-use self::backend::Daemon;
+use self::backend::{Daemon, DaemonParts};
 use self::claim::RunClaim;
 use self::events::Events;
 use self::health::Health;
@@ -39,6 +40,7 @@ use crate::api::server;
 use crate::api::socket::ApiSocket;
 use crate::config::Config;
 use crate::container;
+use crate::metrics::{Listener, Source};
 
 /// Threads that run the control plane and the API. Packets need none: they stay in the kernel.
 const WORKER_THREADS: usize = 2;
@@ -102,7 +104,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     })
     .await?;
     let health = Health::start(control.clone(), &config.run_dir);
-    let reasons = health.reasons();
+    let (reasons, probes) = (health.reasons(), health.counters());
     let events = Events::new(reasons.clone());
     let features = convert::features(overlay.features());
     let (reconciler, kernel) = Reconciler::new(Parts {
@@ -116,9 +118,24 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         resync: config.resync,
         boot_id: container::boot_id()?,
     });
-    let daemon = Daemon::new(control.clone(), kernel, events, reasons, features, config);
+    let parts = DaemonParts {
+        control: control.clone(),
+        kernel,
+        passes: reconciler.passes(),
+        events,
+        reasons,
+        probes,
+    };
+    let daemon = Daemon::new(parts, features, config);
+    control.provide_numbers(Arc::new(daemon.clone()));
 
+    let metrics = metrics_port(config).await?;
     let stop = CancellationToken::new();
+    let measuring = metrics.map(|port| {
+        let daemon = daemon.clone();
+        let source: Source = Arc::new(move || Box::pin(metrics::page(daemon.clone())));
+        tokio::spawn(crate::metrics::serve(port, source, stop.clone()))
+    });
     let mut reconciling = tokio::spawn(reconciler.run(stop.clone()));
     let serving = tokio::spawn(server::serve(
         socket,
@@ -143,7 +160,20 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         let _ = reconciling.await;
     }
     let _ = serving.await;
+    if let Some(measuring) = measuring {
+        let _ = measuring.await;
+    }
     ended
+}
+
+/// The port that metrics are wanted at, if they are.
+async fn metrics_port(config: &Config) -> Result<Option<Listener>, anyhow::Error> {
+    let Some(addr) = config.metrics else {
+        return Ok(None);
+    };
+    let bound = Listener::bind(addr).await;
+    let bound = bound.with_context(|| format!("metrics cannot be served at {addr}"))?;
+    Ok(Some(bound))
 }
 
 fn timing(config: &crate::config::Timing) -> control::Timing {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -96,6 +97,37 @@ impl KernelState {
     }
 }
 
+/// Counts looks at the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Passes {
+    made: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// How many there were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PassCounts {
+    /// All of them.
+    pub(super) made: u64,
+    /// Those after which something was not as wanted.
+    pub(super) failed: u64,
+}
+
+impl Passes {
+    /// What was counted.
+    pub(super) fn read(&self) -> PassCounts {
+        PassCounts {
+            made: self.made.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    fn note(&self, failed: bool) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
+    }
+}
+
 /// The task that owns the overlay. See the module.
 pub(super) struct Reconciler {
     control: ControlPlane,
@@ -123,6 +155,7 @@ pub(super) struct Reconciler {
     removing: BTreeMap<EndpointId, Instant>,
     liveness: Liveness,
     health: Health,
+    passes: Arc<Passes>,
 }
 
 /// What a [`Reconciler`] is made of.
@@ -175,8 +208,14 @@ impl Reconciler {
             retry_pause: RETRY.0,
             removing: BTreeMap::new(),
             liveness: Liveness::start(),
+            passes: Arc::default(),
         };
         (reconciler, follow)
+    }
+
+    /// How often the kernel was looked at.
+    pub(super) fn passes(&self) -> Arc<Passes> {
+        self.passes.clone()
     }
 
     /// Runs until `stop`. The kernel is left as it is: it goes on forwarding.
@@ -577,6 +616,7 @@ impl Reconciler {
     }
 
     fn finish(&mut self, mut next: KernelState) {
+        self.passes.note(next.has_failures());
         if next.is_all_applied() {
             next.applied = next.seen;
             self.control.report_applied(next.applied);

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use weft_raft::command::{
     Command, EndpointChange, Object, RefusalKind, ServiceChange, ServiceSpec,
 };
-use weft_raft::control::{BackendNumbers, ProposeError};
+use weft_raft::control::{BackendNumbers, NumbersOf, ProposeError};
 use weft_raft::model::{self, NetworkId, NodeId, PublishedPort, ServiceId, View};
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
 use super::not_yet;
-use super::service_plane::{self, NumbersOf};
+use super::service_plane;
 use crate::api::lookup;
 use crate::api::types::{
     ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
@@ -56,7 +56,9 @@ pub(super) async fn list(daemon: &Daemon) -> Result<Vec<Service>, ApiError> {
 pub(super) async fn one(daemon: &Daemon, wanted: &str) -> Result<Service, ApiError> {
     daemon.this()?;
     let row = found(daemon, wanted)?;
-    let numbers = service_plane::numbers(daemon, Some(row.id)).await;
+    let own = service_plane::numbers(daemon, Some(row.id));
+    let (mut numbers, others) = tokio::join!(own, daemon.control.others_numbers(row.id));
+    numbers.extend(others?);
     Ok(describe(daemon, &row, &numbers))
 }
 

@@ -3,6 +3,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -23,6 +24,7 @@ pub struct Prober {
     probes: JoinSet<Result<(), String>>,
     runs: HashMap<task::Id, Run>,
     run_dir: Arc<Path>,
+    counters: watch::Sender<Counters>,
 }
 
 impl Prober {
@@ -34,6 +36,7 @@ impl Prober {
             probes: JoinSet::new(),
             runs: HashMap::new(),
             run_dir: run_dir.into().into(),
+            counters: watch::Sender::default(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Prober {
             while let Some(start) = self.schedule.start(now) {
                 self.spawn(start);
             }
+            self.counters.send_replace(self.schedule.counters());
             let wakeup = self.schedule.wakeup();
             tokio::select! {
                 Some(ended) = self.probes.join_next_with_id() => {
@@ -76,9 +80,9 @@ impl Prober {
         }
     }
 
-    /// What happened since the start.
-    pub fn counters(&self) -> Counters {
-        self.schedule.counters()
+    /// Where it can be followed what happened since the start.
+    pub fn counters(&self) -> watch::Receiver<Counters> {
+        self.counters.subscribe()
     }
 
     fn spawn(&mut self, start: Start) {

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use crate::config::LogFormat;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Flags win over the environment (WEFT_CONFIG, WEFT_DATA_DIR, WEFT_RUN_DIR, WEFT_SOCKET,
-WEFT_NODE_NAME, WEFT_LOG_FORMAT, WEFT_LOG_LEVEL), the environment over the configuration file.
+WEFT_NODE_NAME, WEFT_LOG_FORMAT, WEFT_LOG_LEVEL, WEFT_METRICS), the environment over the
+configuration file.
 Several agents run on one machine, each in its own network namespace with its own directories.")]
 pub struct AgentArgs {
     /// Configuration file [default: /etc/weft/weft.toml if there]
@@ -42,6 +44,10 @@ pub struct AgentArgs {
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG_LEVEL", hide_env = true,
           value_parser = value::log_level)]
     pub log_level: Option<String>,
+    /// Serve Prometheus metrics there [default: nowhere]
+    #[arg(long, value_name = "ADDR:PORT", env = "WEFT_METRICS", hide_env = true,
+          value_parser = crate::config::metrics_addr)]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Addresses of a node that enters or starts a cluster.

@@ -346,7 +346,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("run --network web --publish=80 -- x", "'--publish'"),
         ("attach web --pid 7 --ip6 fd00::1", "'--ip6'"),
         ("init --autolock", "'--autolock'"),
-        ("agent --metrics :9", "'--metrics'"),
     ] {
         let refusal = refusal(line);
         let said = format!("this version of weft does not have {what} yet; ");

@@ -26,7 +26,8 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{Change, Endpoint, EndpointId, NodeId, View};
 
 pub(super) use self::drain::drain;
-pub(super) use self::numbers::{NumbersOf, numbers};
+pub(super) use self::numbers::numbers;
+pub(super) use self::published::RULES_TABLE as INGRESS_TABLE;
 
 use self::containers::Containers;
 use self::counting::Counting;

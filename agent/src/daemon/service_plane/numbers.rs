@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use weft_lb::spec::Protocol;
 use weft_lb::stats::{Counts, Stats};
 use weft_netns::conntrack::Flow;
-use weft_raft::control::BackendNumbers;
+use weft_raft::control::{BackendNumbers, NumbersOf};
 use weft_raft::model::{EndpointId, ServiceId, View};
 
 use super::counting::TABLE;
@@ -16,9 +16,6 @@ use super::flows::each_begun_by_others;
 use super::namespace::{Unopened, open};
 use crate::daemon::backend::Daemon;
 use crate::translate::services::counted::{Counted, Target, counted_on};
-
-/// The numbers of backends, or why they are not known.
-pub(in crate::daemon) type NumbersOf = BTreeMap<EndpointId, Result<BackendNumbers, String>>;
 
 /// Backends whose numbers are asked for, each with why it failed if it did.
 type Asked = BTreeMap<EndpointId, Option<String>>;

@@ -25,7 +25,7 @@ use crate::translate::services::{Here, ServiceIndex};
 /// addresses: the host's namespace may be a container's, too.
 const BALANCE_TABLE: &str = "weft-ports";
 /// Name of the one that brings packets back the way that they came.
-const RULES_TABLE: &str = "weft-ingress";
+pub(in crate::daemon) const RULES_TABLE: &str = "weft-ingress";
 
 /// What this node does for published ports.
 #[derive(Debug)]
