@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How long an agent may take until it answers on its socket.
-const AGENT_LIMIT: Duration = Duration::from_secs(10);
+const AGENT_LIMIT: Duration = Duration::from_secs(30);
 /// How long a lab may take to end; the kernel ends hundreds of processes in milliseconds.
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// How often the end of the launcher is looked for.
