@@ -23,6 +23,7 @@ crate::cases!(
     a_table_that_was_lost_or_spoilt_is_made_anew,
     what_is_ensured_is_read_back_where_it_must_be,
     a_second_agent_is_refused_by_name,
+    the_first_of_many_refusals_is_told,
     namespaces_are_independent,
     bad_input_changes_nothing,
     a_removed_table_leaves_nothing,
@@ -271,6 +272,19 @@ fn what_is_ensured_is_read_back_where_it_must_be() {
     foreign.commit(batch).unwrap();
     let mut next = super::lab::balancer(&ns);
     assert!(next.ensure(&many(2, 2)).unwrap().created);
+}
+
+fn the_first_of_many_refusals_is_told() {
+    let ns = Ns::new();
+    let mut socket = NftSocket::open_in(&ns.0).unwrap();
+    let mut batch = Batch::new();
+    // There is room for a part of the answers only.
+    for number in 0..20_000 {
+        batch.delete_table(&format!("missing-{number}"));
+    }
+    let error = socket.commit(batch).unwrap_err().to_string();
+    assert!(error.contains("delete table missing-0"), "{error}");
+    assert_eq!(socket.table("missing-0").unwrap(), None);
 }
 
 fn a_second_agent_is_refused_by_name() {

@@ -163,6 +163,8 @@ impl Link {
                 Ok(len) if len <= self.buffer.len() => return Ok(len),
                 Ok(_) => return Err(NftError::malformed(what)(Malformed)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // There was no room for all answers. The first ones are still queued.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(NftError::NoAnswer {
                         what: what.to_owned(),
@@ -175,11 +177,16 @@ impl Link {
 
     /// Throws away what is queued, so that it does not take up room.
     pub(crate) fn drain(&mut self) {
-        while self
-            .socket
-            .recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT)
-            .is_ok()
-        {}
+        loop {
+            let read = self
+                .socket
+                .recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT);
+            // It says once that there was no room for more.
+            let overflow = |error: &io::Error| error.raw_os_error() == Some(libc::ENOBUFS);
+            if read.is_err_and(|error| !overflow(&error)) {
+                return;
+            }
+        }
     }
 }
 
