@@ -93,7 +93,7 @@ pub struct ServiceCreateArgs {
     /// Time for an endpoint that leaves to finish [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = value::drain_timeout)]
     pub drain_timeout: Option<Duration>,
-    /// Forget a flow that is idle for so long [default: as the kernel does]
+    /// Forget a flow idle for so long [default: as the kernel does]
     #[arg(long, value_name = "DURATION", value_parser = value::idle_timeout)]
     pub idle_timeout: Option<Duration>,
     /// tcp:PORT, http:PORT/PATH or 'exec:COMMAND ARG..'
@@ -133,7 +133,7 @@ pub struct ServiceUpdateArgs {
     /// Time for an endpoint that leaves to finish
     #[arg(long, value_name = "DURATION", value_parser = value::drain_timeout)]
     pub drain_timeout: Option<Duration>,
-    /// Forget a flow that is idle for so long; 0s: as the kernel does
+    /// Forget a flow idle for so long; 0s: as the kernel does
     #[arg(long, value_name = "DURATION", value_parser = value::idle_timeout_or_none)]
     pub idle_timeout: Option<Duration>,
     /// none, tcp:PORT, http:PORT/PATH or 'exec:COMMAND ARG..'

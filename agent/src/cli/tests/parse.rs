@@ -283,7 +283,7 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line_that_says_where_hel
         ),
         (
             "service create front --network web --idle-timeout 0s",
-            "out of range; 1s to 30d are accepted",
+            "out of range; 1s to 24d are accepted",
         ),
         (
             "service create front --network web --health ping",
