@@ -5,6 +5,7 @@
 //! are apart: choosing is pure and works on any [`HostFacts`].
 
 mod facts;
+pub mod firewall;
 mod monitor;
 mod path;
 mod pick;

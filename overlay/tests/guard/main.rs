@@ -11,6 +11,7 @@
 
 mod facts;
 mod filter;
+mod firewall;
 mod readers;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -23,7 +24,7 @@ fn main() {
         return;
     }
     ns::isolate();
-    let cases = [filter::CASES, facts::CASES, readers::CASES].concat();
+    let cases = [filter::CASES, facts::CASES, firewall::CASES, readers::CASES].concat();
     let trials = cases.into_iter().map(|(name, case)| {
         Trial::test(name, move || {
             case();

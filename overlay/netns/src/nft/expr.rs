@@ -209,6 +209,8 @@ pub enum Verdict {
     Jump(String),
     /// It goes through the named chain instead of what is left here.
     Goto(String),
+    /// It goes on where it came from.
+    Return,
 }
 
 /// The address family of a rewritten address (`NFPROTO_*`).

@@ -5,11 +5,14 @@
 //! - [`batch`]: changes collected into one transaction.
 //! - [`socket`]: the one socket that commits them and reads objects back.
 //!
-//! The protocol is described by linux/netfilter/nf_tables.h. Only tables of family `inet` are spoken
-//! of.
+//! - [`foreign`]: reads others' chains, of all families of IP packets.
+//!
+//! The protocol is described by linux/netfilter/nf_tables.h. Only tables of family `inet` are
+//! written.
 
 pub mod batch;
 pub mod expr;
+pub mod foreign;
 pub mod map;
 pub mod object;
 pub mod socket;
@@ -20,6 +23,7 @@ pub use expr::{
     CompareOp, Counter, CtDirection, CtKey, Expr, LearnOp, MetaKey, NatFamily, PayloadBase,
     Register, Verdict,
 };
+pub use foreign::{ForeignSet, Step, TableFamily};
 pub use map::{Map, MapData, MapElement, MapTarget};
 pub use object::{BaseChain, Chain, Hook, KeyType, Rule, Set, Table, TableFlags};
 pub use socket::{NftSocket, Reading};

@@ -280,12 +280,22 @@ impl NftSocket {
             family: FAMILY_INET,
             dump,
         };
+        self.ask(what, query, content, answer)
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        what: &str,
+        query: Query,
+        content: impl FnOnce(&mut AttrWriter),
+        answer: impl FnMut(u16, Attrs<'_>) -> Result<(), Malformed>,
+    ) -> Result<(), NftError> {
         self.link.query(what, query, content, answer)
     }
 }
 
 /// What does not exist has no objects.
-fn absent_is_empty<T>(found: Result<Vec<T>, NftError>) -> Result<Vec<T>, NftError> {
+pub(super) fn absent_is_empty<T>(found: Result<Vec<T>, NftError>) -> Result<Vec<T>, NftError> {
     match found {
         Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
         other => other,

@@ -20,6 +20,8 @@ const VERDICT_DROP: i32 = 0;
 const VERDICT_ACCEPT: i32 = 1;
 const VERDICT_JUMP: i32 = -3;
 const VERDICT_GOTO: i32 = -4;
+/// `NFT_RETURN`.
+const VERDICT_RETURN: i32 = -5;
 /// `NFT_LOOKUP_F_INV`.
 const LOOKUP_INVERTED: u32 = 1;
 /// `NFT_REG_VERDICT`.
@@ -413,6 +415,7 @@ pub(in crate::nft) fn write_verdict(data: &mut AttrWriter, verdict: &Verdict) {
         Verdict::Accept => (VERDICT_ACCEPT, None),
         Verdict::Jump(chain) => (VERDICT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (VERDICT_GOTO, Some(chain)),
+        Verdict::Return => (VERDICT_RETURN, None),
     };
     data.nested(DATA_VERDICT, |inner| {
         inner.u32(VERDICT_CODE, code.cast_unsigned());
@@ -437,6 +440,7 @@ pub(in crate::nft) fn read_verdict(data: Attr<'_>) -> Result<Option<Verdict>, Ma
         VERDICT_ACCEPT => Some(Verdict::Accept),
         VERDICT_JUMP => Some(Verdict::Jump(chain()?)),
         VERDICT_GOTO => Some(Verdict::Goto(chain()?)),
+        VERDICT_RETURN => Some(Verdict::Return),
         _ => None,
     })
 }
