@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     Affinity, Attachment, Availability, BackendState, Cluster, Endpoint, EndpointId, EndpointKind,
     EndpointMode, HealthCheck, Labels, MacAddr, Network, NetworkId, Node, NodeId, NodeStatus,
-    PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
+    Notice, PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
 };
 
 /// A command with what makes it repeatable: a proposal whose `request` was applied before is
@@ -182,6 +182,10 @@ pub struct NodeChange {
     pub labels_add: Labels,
     /// Labels to remove.
     pub labels_remove: Vec<String>,
+    /// New addresses, all of them.
+    pub addresses: Option<Vec<IpAddr>>,
+    /// New notices, all of them.
+    pub notices: Option<Vec<Notice>>,
 }
 
 /// A network to be made.

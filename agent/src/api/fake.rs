@@ -210,6 +210,8 @@ pub(crate) fn a_node() -> Node {
         version: "0.1.0".into(),
         labels: [("rack".to_owned(), "1".to_owned())].into(),
         revision: 7,
+        addresses: vec!["192.0.2.1".parse().unwrap()],
+        warnings: vec!["a firewall".into()],
     }
 }
 
@@ -313,6 +315,14 @@ pub(crate) fn a_service() -> Service {
         totals: Some(a_total()),
         labels: [].into(),
         revision: 10,
+        warnings: vec![a_warning()],
+    }
+}
+
+fn a_warning() -> Warning {
+    Warning {
+        node: Some("h1".into()),
+        message: "port 8080 is in use".into(),
     }
 }
 
@@ -329,7 +339,7 @@ fn a_total() -> Totals {
 fn a_service_answer() -> ServiceAnswer {
     ServiceAnswer {
         service: a_service(),
-        warnings: vec!["port 8080 is in use".into()],
+        warnings: vec![a_warning()],
     }
 }
 
@@ -367,6 +377,7 @@ pub(crate) fn a_status() -> Status {
             object: "network web".into(),
             message: "no vxlan".into(),
         }],
+        warnings: vec!["a firewall".into()],
         drops: [("control.malformed".to_owned(), 3)].into(),
         certificate: Some(Certificate {
             not_after: 2,

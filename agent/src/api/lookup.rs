@@ -1,6 +1,7 @@
 //! Finds the object that somebody named: by id, by name, or by the beginning of an id. A name wins
 //! over the beginning of an id, for names are chosen and ids are not.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_raft::model::{Endpoint, Network, Node, NodeId, Service, ServiceId, View};
@@ -111,6 +112,16 @@ pub fn members(view: &View, service: ServiceId) -> impl Iterator<Item = &Arc<End
     view.endpoints
         .values()
         .filter(move |endpoint| endpoint.service == Some(service))
+}
+
+/// Whether a node has the address, as far as the nodes told. Every one has the loopback addresses.
+pub fn is_of_a_node(view: &View, ip: IpAddr) -> bool {
+    ip.is_loopback() || view.nodes.values().any(|node| has_address(node, ip))
+}
+
+/// Whether a node told that it has the address.
+pub fn has_address(node: &Node, ip: IpAddr) -> bool {
+    node.addr.ip() == ip || node.data_path_addr == ip || node.addresses.contains(&ip)
 }
 
 fn network_of(view: &View, endpoint: &Endpoint) -> String {

@@ -12,6 +12,7 @@ use weft_raft::model::{NodeId, View};
 
 use super::reconcile::KernelState;
 use super::wait::AppliedMap;
+use crate::api::types::host_wide;
 use crate::api::types::{
     ApiError, Certificate, ErrorCode, Feature, Managers, Peer, Problem, Status,
 };
@@ -67,6 +68,7 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         peers: peers(control, applied, view),
         features: features.to_vec(),
         problems: problems(control, kernel, view),
+        warnings: own.map(|node| host_wide(node)).unwrap_or_default(),
         drops: drops(control, kernel),
         certificate: certificate(control),
     }

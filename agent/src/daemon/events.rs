@@ -1,3 +1,5 @@
+mod warnings;
+
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
@@ -57,6 +59,9 @@ impl Events {
                 shown.backend_error = self.reasons.of(row);
             }
             self.send(event);
+            for warning in warnings::of_change(before, revision, change) {
+                self.send(warning);
+            }
         }
     }
 

@@ -1,3 +1,6 @@
+mod addresses;
+
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -8,6 +11,8 @@ use weft_raft::command::{Command, NodeChange};
 use weft_raft::control::ControlPlane;
 use weft_raft::model::{Node, NodeId, View};
 
+use self::addresses::{Addresses, usable};
+
 /// How long the cluster may take to hear of it before it is told again.
 const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Facts are read again this often although no event was heard.
@@ -15,9 +20,10 @@ const REREAD: Duration = Duration::from_secs(30);
 /// After the cluster was told, its row is looked at again so often until it says so.
 const CONFIRM: Duration = Duration::from_secs(1);
 
-/// Keeps the cluster's row of this node true: underlay MTU, routes and agent version.
+/// Keeps the cluster's row of this node true: underlay MTU, addresses, routes and agent version.
 pub(super) struct FactsKeeper {
     control: ControlPlane,
+    addresses: Addresses,
     due: Instant,
     /// When to look although nothing else happens; while the row is known to be untrue.
     wakeup: Option<Instant>,
@@ -28,6 +34,7 @@ impl FactsKeeper {
     pub(super) fn new(control: ControlPlane) -> Self {
         Self {
             control,
+            addresses: Addresses::default(),
             due: Instant::now(),
             wakeup: None,
             told_at: None,
@@ -66,8 +73,13 @@ impl FactsKeeper {
                 return;
             }
         };
-        let Some(change) = difference(row, &facts, view) else {
+        let addresses = self.addresses.told(&row.addresses, usable(&facts), now);
+        let Some(change) = difference(row, &facts, addresses, view) else {
             self.told_at = None;
+            if let Some(at) = self.addresses.due() {
+                self.due = at.min(self.due);
+                self.wakeup = Some(self.due);
+            }
             return;
         };
         if self
@@ -98,7 +110,12 @@ impl FactsKeeper {
 }
 
 /// What of the row is no longer so; `None` when all is.
-fn difference(row: &Node, facts: &HostFacts, view: &View) -> Option<NodeChange> {
+fn difference(
+    row: &Node,
+    facts: &HostFacts,
+    addresses: Vec<IpAddr>,
+    view: &View,
+) -> Option<NodeChange> {
     let mut change = NodeChange::default();
     if let Some(mtu) = facts.mtu_for(row.data_path_addr)
         && mtu != row.underlay_mtu
@@ -108,6 +125,9 @@ fn difference(row: &Node, facts: &HostFacts, view: &View) -> Option<NodeChange> 
     let routes = routes_beside_networks(facts, view);
     if routes != row.host_routes {
         change.host_routes = Some(routes);
+    }
+    if addresses != row.addresses {
+        change.addresses = Some(addresses);
     }
     let version = env!("CARGO_PKG_VERSION");
     if row.version != version {

@@ -13,6 +13,7 @@ mod marker;
 mod member;
 mod metrics;
 mod not_yet;
+mod notices;
 mod reconcile;
 mod service_plane;
 mod services;
@@ -137,6 +138,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         tokio::spawn(crate::metrics::serve(port, source, stop.clone()))
     });
     let mut reconciling = tokio::spawn(reconciler.run(stop.clone()));
+    let noticing = tokio::spawn(notices::keep(control.clone(), stop.clone()));
     let serving = tokio::spawn(server::serve(
         socket,
         Arc::new(daemon),
@@ -163,6 +165,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     if let Some(measuring) = measuring {
         let _ = measuring.await;
     }
+    let _ = noticing.await;
     ended
 }
 

@@ -1,12 +1,13 @@
 //! Services: what the local API asks of the cluster about them, and how they are shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use tokio::time::Instant;
+use weft_overlay::host;
 use weft_raft::command::{
     Command, EndpointChange, Object, RefusalKind, ServiceChange, ServiceSpec,
 };
@@ -17,14 +18,24 @@ use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
 use super::not_yet;
 use super::service_plane;
-use crate::api::lookup;
+use super::wait;
+use crate::api::types::host_wide;
 use crate::api::types::{
     ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
-    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest,
+    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Warning,
 };
+use crate::api::{WaitFor, lookup};
 
 /// How long an endpoint that leaves may finish what it began, unless told otherwise.
 const DRAIN_TIMEOUT_MS: u32 = 10_000;
+
+/// How long the nodes are waited for to say what is in the way of a port, and how long they take
+/// for it once they know of the port.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(500);
+const LOOK_TIME: Duration = Duration::from_millis(100);
+
+/// Addresses that a refusal names.
+const EXAMPLES: usize = 4;
 
 /// How long until an update that came too late is worked out again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -83,11 +94,11 @@ pub(super) async fn create(
         health: request.health.map(model::HealthCheck::from),
         labels: request.labels,
     };
-    let before = host_ports().await;
+    let before = Before::new(host_ports().await);
     let created = daemon
         .propose(Command::CreateService(Box::new(spec)))
         .await?;
-    answer(&daemon, created, &before, &[])
+    answer(&daemon, created, &before).await
 }
 
 /// Changes a service.
@@ -99,7 +110,7 @@ pub(super) async fn update(
     daemon.this()?;
     not_yet::refuse(&request.ports_add)?;
     check_ports(&daemon, &request.ports_add)?;
-    let before = host_ports().await;
+    let host = host_ports().await;
     let deadline = Instant::now() + PROPOSE_TIMEOUT;
     loop {
         let row = found(&daemon, &wanted)?;
@@ -113,7 +124,13 @@ pub(super) async fn update(
                     .control
                     .wait_revision(applied.revision, PROPOSE_TIMEOUT);
                 reached.await?;
-                return answer(&daemon, applied.object, &before, &row.ports);
+                let shown = describe(&daemon, &row, &NumbersOf::new());
+                let before = Before {
+                    host,
+                    ports: row.ports.clone(),
+                    warnings: shown.warnings.into_iter().collect(),
+                };
+                return answer(&daemon, applied.object, &before).await;
             }
             // Somebody else was faster; this node's view is about to show it.
             Err(ProposeError::Refused(refusal))
@@ -194,24 +211,74 @@ fn known(
     })
 }
 
-/// What was made or changed, with what this host says of the ports that it had not before.
-fn answer(
+/// What was so before a change: only what is new is warned of.
+struct Before {
+    host: HostPorts,
+    ports: Vec<PublishedPort>,
+    warnings: BTreeSet<Warning>,
+}
+
+impl Before {
+    /// Of a service that was not there.
+    fn new(host: HostPorts) -> Self {
+        Self {
+            host,
+            ports: Vec::new(),
+            warnings: BTreeSet::new(),
+        }
+    }
+}
+
+/// What was made or changed, with what the nodes say of the ports that it had not before.
+async fn answer(
     daemon: &Daemon,
     object: Object,
-    host: &HostPorts,
-    before: &[PublishedPort],
+    before: &Before,
 ) -> Result<ServiceAnswer, ApiError> {
     let Object::Service(row) = object else {
         return Err(ApiError::failed(
             "the cluster answered something else than a service",
         ));
     };
-    let new = row.ports.iter().filter(|port| !before.contains(port));
+    let new = row.ports.iter().filter(|port| !before.ports.contains(port));
     let new: Vec<Port> = new.map(Port::from).collect();
+    let mut warnings = Vec::new();
+    if !new.is_empty() {
+        others_have_looked(daemon, row.revision).await;
+        let this = daemon.this()?;
+        let (name, own) = daemon.control.with_view(|view| {
+            let node = view.nodes.get(&this);
+            let own = node.map(|node| host_wide(node)).unwrap_or_default();
+            (node.map(|node| node.name.clone()), own)
+        });
+        let here = before.host.warnings(&new).into_iter().chain(own);
+        warnings.extend(here.map(|message| Warning {
+            node: name.clone(),
+            message,
+        }));
+        let told = describe(daemon, &row, &NumbersOf::new()).warnings;
+        let told = told.into_iter().filter(|warning| warning.node != name);
+        warnings.extend(told.filter(|warning| !before.warnings.contains(warning)));
+    }
     Ok(ServiceAnswer {
         service: describe(daemon, &row, &NumbersOf::new()),
-        warnings: host.warnings(&new),
+        warnings,
     })
+}
+
+/// Waits a moment, until the other nodes have taken a change in and could say what is in the way of
+/// it there. What they say later is in the service as it is shown.
+async fn others_have_looked(daemon: &Daemon, revision: u64) {
+    let others = daemon.control.with_view(|view| view.nodes.len() > 1);
+    if !others {
+        return;
+    }
+    let taken_in = wait::wait(daemon, WaitFor::Revision(revision), LOOK_TIMEOUT);
+    let looked = async {
+        let _ = taken_in.await;
+        tokio::time::sleep(LOOK_TIME).await;
+    };
+    let _ = tokio::time::timeout(LOOK_TIMEOUT, looked).await;
 }
 
 /// Taken before the change, after which what weft itself does with the ports may show.
@@ -317,13 +384,24 @@ fn check_address(view: &View, here: &[IpAddr], port: &Port) -> Result<(), ApiErr
     let Some(ip) = port.ip else {
         return Ok(());
     };
-    let of_node = |node: &Arc<model::Node>| node.addr.ip() == ip || node.data_path_addr == ip;
-    if ip.is_loopback() || here.contains(&ip) || view.nodes.values().any(of_node) {
+    if here.contains(&ip) || lookup::is_of_a_node(view, ip) {
         return Ok(());
     }
+    let mut known: Vec<String> = Vec::new();
+    for node in view.nodes.values() {
+        let own = [node.addr.ip(), node.data_path_addr];
+        let of_family = own.iter().chain(&node.addresses);
+        let mut of_family = of_family.filter(|known| known.is_ipv4() == ip.is_ipv4());
+        known.extend(of_family.next().map(|ip| format!("{ip} of {}", node.name)));
+    }
+    let known = match known.len() {
+        0 => "no node has one of that family".to_owned(),
+        1..=EXAMPLES => known.join(", "),
+        _ => format!("{}, ..", known[..EXAMPLES].join(", ")),
+    };
     Err(ApiError::invalid(format!(
-        "no node has address {ip} as far as this one knows; give one that 'weft node ls' or this \
-         host's interfaces show, or ask the node that has it"
+        "{ip} is an address that no node has; give one that 'weft node inspect' shows of a node, \
+         such as {known}"
     )))
 }
 
@@ -350,11 +428,13 @@ fn check_own_use(view: &View, port: &Port) -> Result<(), ApiError> {
     ))
 }
 
+/// Those that this host just got may not have been told to the cluster yet.
 fn own_addresses() -> Vec<IpAddr> {
     let Ok(interfaces) = getifaddrs() else {
         return Vec::new();
     };
     interfaces
+        .filter(|interface| !host::is_own_link(&interface.interface_name))
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));

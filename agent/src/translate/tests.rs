@@ -22,6 +22,8 @@ pub(super) fn node(number: u8, mtu: u32) -> Node {
         labels: Labels::new(),
         version: String::new(),
         revision: 1,
+        addresses: Vec::new(),
+        notices: Vec::new(),
     }
 }
 

@@ -10,7 +10,8 @@ use crate::command::{
 };
 use crate::model::{
     Affinity, Availability, BackendState, Change, EndpointKind, EndpointMode, HealthCheck, MacAddr,
-    NodeStatus, Probe, Protocol, PublishMode, PublishedPort, Role, Scheduler, SourceMode, Vni,
+    NodeStatus, Notice, Probe, Protocol, PublishMode, PublishedPort, Role, Scheduler, SourceMode,
+    Vni,
 };
 use crate::state::State;
 use crate::state::testing::{
@@ -38,6 +39,11 @@ fn commands() -> Vec<Command> {
                 version: Some("0.2.0".to_owned()),
                 labels_add: labels.clone(),
                 labels_remove: vec!["old".to_owned()],
+                addresses: Some(vec!["198.18.0.22".parse().unwrap()]),
+                notices: Some(vec![Notice {
+                    service: Some(service_id(1)),
+                    message: "no".to_owned(),
+                }]),
             }),
         },
         Command::RemoveNode { id: node_id(2) },

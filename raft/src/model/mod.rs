@@ -20,7 +20,7 @@ pub use endpoint::{Attachment, Endpoint, EndpointKind};
 pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId, ServiceId};
 pub use mac::MacAddr;
 pub use network::{Driver, Network, Subnet, Vni};
-pub use node::{Availability, Node, NodeStatus, Role};
+pub use node::{Availability, Node, NodeStatus, Notice, Role};
 pub use service::{
     Affinity, BackendState, EndpointMode, HealthCheck, Probe, Protocol, PublishMode, PublishedPort,
     Scheduler, Service, ServiceNetwork, SourceMode,

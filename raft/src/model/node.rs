@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, NodeId, Revision};
+use super::{Labels, NodeId, Revision, ServiceId};
 
 /// A host in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,19 @@ pub struct Node {
     pub version: String,
     /// Last change.
     pub revision: Revision,
+    /// Addresses of the host that others may reach it by, sorted; on links of others than weft.
+    pub addresses: Vec<IpAddr>,
+    /// What of the host keeps services from being reached there, as its agent found.
+    pub notices: Vec<Notice>,
+}
+
+/// Something of a host that keeps services from being reached there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Notice {
+    /// The service that it concerns; `None` concerns all of them.
+    pub service: Option<ServiceId>,
+    /// What it is and what to do, in one line.
+    pub message: String,
 }
 
 /// Whether a node votes in Raft.

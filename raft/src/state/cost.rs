@@ -3,8 +3,8 @@
 
 use crate::command::{Object, Outcome};
 use crate::model::{
-    Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, Probe, PublishedPort, Service,
-    Subnet,
+    Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, Notice, Probe, PublishedPort,
+    Service, Subnet,
 };
 
 // The map entry, the reference counts and the allocator's rounding that come with a row.
@@ -45,6 +45,12 @@ pub(super) fn of_node(node: &Node) -> usize {
         + node.name.len()
         + node.version.len()
         + size_of_val(node.host_routes.as_slice())
+        + size_of_val(node.addresses.as_slice())
+        + node
+            .notices
+            .iter()
+            .map(|notice| size_of::<Notice>() + notice.message.len())
+            .sum::<usize>()
         + of_labels(&node.labels)
 }
 

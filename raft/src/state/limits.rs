@@ -41,6 +41,12 @@ pub const SUBNET_PREFIX_SHORTEST: u8 = 8;
 pub const SUBNETS_PER_NETWORK: usize = 16;
 /// Routes that one node reports.
 pub const HOST_ROUTES: usize = 1024;
+/// Addresses that one node reports.
+pub const NODE_ADDRESSES: usize = 64;
+/// Notices that one node gives.
+pub const NODE_NOTICES: usize = 32;
+/// Longest notice.
+pub const NOTICE_BYTES: usize = 1024;
 
 /// Longest DNS label (RFC 1035 section 2.3.4).
 pub const DNS_LABEL_BYTES: usize = 63;

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::refuse::{conflict, exhausted, in_use, not_found};
 use super::{Change, Decision, Node, Object, Revision, State, check, cost, limits};
 use crate::command::{NodeChange, NodeSpec, Refusal};
-use crate::model::{Labels, NodeId, NodeStatus, Role};
+use crate::model::{Labels, NodeId, NodeStatus, Notice, Role};
 
 impl State {
     pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
@@ -75,6 +75,8 @@ impl State {
             labels: Labels::new(),
             version: spec.version.clone(),
             revision: index,
+            addresses: Vec::new(),
+            notices: Vec::new(),
         };
         check_facts(&node)?;
         self.check_room(cost::of_node(&node))?;
@@ -138,6 +140,12 @@ impl State {
         }
         if let Some(version) = &change.version {
             node.version.clone_from(version);
+        }
+        if let Some(addresses) = &change.addresses {
+            node.addresses.clone_from(addresses);
+        }
+        if let Some(notices) = &change.notices {
+            node.notices.clone_from(notices);
         }
         for key in &change.labels_remove {
             node.labels.remove(key);
@@ -227,7 +235,35 @@ fn check_facts(node: &Node) -> Result<(), Refusal> {
     check::underlay_mtu(node.underlay_mtu)?;
     check::version(&node.version)?;
     check::labels(&node.labels)?;
-    check_routes(&node.host_routes)
+    check_routes(&node.host_routes)?;
+    check_addresses(&node.addresses)?;
+    check_notices(&node.notices)
+}
+
+fn check_addresses(addresses: &[IpAddr]) -> Result<(), Refusal> {
+    match addresses.len() {
+        0..=limits::NODE_ADDRESSES => Ok(()),
+        many => Err(check::too_many("addresses", many, limits::NODE_ADDRESSES)),
+    }
+}
+
+fn check_notices(notices: &[Notice]) -> Result<(), Refusal> {
+    if notices.len() > limits::NODE_NOTICES {
+        return Err(check::too_many(
+            "notices",
+            notices.len(),
+            limits::NODE_NOTICES,
+        ));
+    }
+    let long = |notice: &&Notice| notice.message.len() > limits::NOTICE_BYTES;
+    match notices.iter().find(long) {
+        None => Ok(()),
+        Some(notice) => Err(check::too_many(
+            "bytes of a notice",
+            notice.message.len(),
+            limits::NOTICE_BYTES,
+        )),
+    }
 }
 
 fn check_routes(routes: &[IpNet]) -> Result<(), Refusal> {

@@ -144,6 +144,8 @@ fn a_node(byte: u8, name: &str) -> Node {
         labels: BTreeMap::new(),
         version: "0.1.0".to_owned(),
         revision: 1,
+        addresses: Vec::new(),
+        notices: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Endpoint, Network, Node, Service};
+use super::{Endpoint, Network, Node, Service, Warning};
 
 /// Something in the cluster that changed, as one line of the event stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -47,6 +47,10 @@ pub enum EventAction {
     Changed,
     /// It is no more.
     Removed,
+    /// Something keeps services from being reached, which did not before.
+    Warning,
+    /// It does not any more.
+    Cleared,
     /// The stream lost its place: read everything again. Comes with type `cluster` only.
     Resync,
 }
@@ -63,4 +67,6 @@ pub enum EventObject {
     Endpoint(Box<Endpoint>),
     /// A service.
     Service(Box<Service>),
+    /// What keeps services from being reached.
+    Warning(Warning),
 }

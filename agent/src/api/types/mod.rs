@@ -23,12 +23,14 @@ pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventAction, EventObject, EventType};
 pub use health::{HealthCheck, HealthUpdate, Probe};
 pub use network::{Network, Subnet};
-pub use node::{Availability, Node, NodeStatus, Role};
+pub(crate) use node::host_wide;
+pub use node::{Availability, Node, NodeStatus, Role, Warning};
 pub use port::{Port, PortKey, Protocol, PublishMode, SourceMode};
 pub use request::{
     AttachRequest, DetachQuery, InitRequest, JoinRequest, LeaveRequest, NetworkCreateRequest,
     WaitRequest,
 };
+pub(crate) use service::nobody_has;
 pub use service::{
     Affinity, BackendState, EndpointMode, Scheduler, Service, ServiceEndpoint, ServiceNetwork,
     Totals,

@@ -38,6 +38,29 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Log index of the last change.
     pub revision: u64,
+    /// Addresses of the host that a port may be published at, beside `addr` and `data_path_addr`.
+    #[schema(value_type = Vec<String>)]
+    pub addresses: Vec<IpAddr>,
+    /// What of the host keeps services from being reached there, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Something that keeps a service from being reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    /// Name of the node where it is so; `null`: on all of them.
+    pub node: Option<String>,
+    /// What it is and what to do, in one line.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(node) = &self.node {
+            write!(f, "{node}: ")?;
+        }
+        f.write_str(&self.message)
+    }
 }
 
 /// Whether a node votes.
@@ -103,8 +126,17 @@ impl Node {
             version: row.version.clone(),
             labels: row.labels.clone(),
             revision: row.revision,
+            addresses: row.addresses.clone(),
+            warnings: host_wide(row),
         }
     }
+}
+
+/// What concerns every service.
+pub(crate) fn host_wide(row: &model::Node) -> Vec<String> {
+    let notices = row.notices.iter();
+    let host_wide = notices.filter(|notice| notice.service.is_none());
+    host_wide.map(|notice| notice.message.clone()).collect()
 }
 
 impl From<model::Role> for Role {

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Sum;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use weft_raft::control::BackendNumbers;
 use weft_raft::model;
 
-use super::{HealthCheck, Port};
+use super::{HealthCheck, Port, Protocol, Warning};
+use crate::api::lookup;
 
 /// A name and an address for the endpoints that serve the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -46,6 +47,8 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// Log index of the last change.
     pub revision: u64,
+    /// What keeps its published ports from being reached, by node.
+    pub warnings: Vec<Warning>,
 }
 
 /// A network of a service.
@@ -202,6 +205,7 @@ impl Service {
             endpoints,
             labels: row.labels.clone(),
             revision: row.revision,
+            warnings: warnings(row, view),
         }
     }
 
@@ -210,6 +214,42 @@ impl Service {
         let ready = |endpoint: &&ServiceEndpoint| endpoint.state == BackendState::Ready;
         self.endpoints.iter().filter(ready).count()
     }
+}
+
+/// What the nodes that the cluster hears of tell of a service, and what none of them can tell.
+fn warnings(row: &model::Service, view: &model::View) -> Vec<Warning> {
+    if row.ports.is_empty() {
+        return Vec::new();
+    }
+    let nodes = view.nodes.values();
+    let up = nodes.filter(|node| node.status == model::NodeStatus::Ready);
+    let told = up.flat_map(|node| {
+        let notices = node.notices.iter();
+        let concern = notices.filter(|notice| notice.service.is_none_or(|id| id == row.id));
+        concern.map(|notice| Warning {
+            node: Some(node.name.clone()),
+            message: notice.message.clone(),
+        })
+    });
+    let nowhere = row.ports.iter().filter_map(|port| Some((port, port.ip?)));
+    let nowhere = nowhere.filter(|(_, ip)| !lookup::is_of_a_node(view, *ip));
+    let nowhere = nowhere.map(|(port, ip)| Warning {
+        node: None,
+        message: nobody_has(ip, port),
+    });
+    let mut warnings: Vec<Warning> = told.chain(nowhere).collect();
+    warnings.sort();
+    warnings
+}
+
+/// A port is published at an address that no node has.
+pub(crate) fn nobody_has(ip: IpAddr, port: &model::PublishedPort) -> String {
+    format!(
+        "no node has {ip} now, so nobody answers at port {}/{} there; it is served again as soon \
+         as a node has the address",
+        port.published,
+        Protocol::from(port.protocol)
+    )
 }
 
 impl ServiceNetwork {
@@ -378,7 +418,7 @@ macro_rules! printed_as_read {
 printed_as_read!(
     EndpointMode,
     Scheduler,
-    super::Protocol,
+    Protocol,
     super::PublishMode,
     super::SourceMode
 );

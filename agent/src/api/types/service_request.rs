@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Affinity, EndpointMode, HealthCheck, HealthUpdate, Port, PortKey, Scheduler, Service};
+use super::{
+    Affinity, EndpointMode, HealthCheck, HealthUpdate, Port, PortKey, Scheduler, Service, Warning,
+};
 
 /// Creates a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -68,7 +70,7 @@ pub struct ServiceAnswer {
     /// As it is now.
     pub service: Service,
     /// What may keep it from being reached, a line each.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Changes an endpoint. What is not given stays.

@@ -35,6 +35,8 @@ pub struct Status {
     pub features: Vec<Feature>,
     /// What could not be programmed on this node, and is tried again.
     pub problems: Vec<Problem>,
+    /// What of this host keeps services from being reached here, a line each.
+    pub warnings: Vec<String>,
     /// What was refused or thrown away, by counter name.
     pub drops: BTreeMap<String, u64>,
     /// This node's certificate.

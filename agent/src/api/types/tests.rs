@@ -22,6 +22,7 @@ fn a_node_is_written_with_the_documented_names() {
             "leader": true, "status": "ready", "availability": "active",
             "addr": "192.0.2.1:2377", "data_path_addr": "192.0.2.1", "underlay_mtu": 1500,
             "version": "0.1.0", "labels": {"rack": "1"}, "revision": 7,
+            "addresses": ["192.0.2.1"], "warnings": ["a firewall"],
         }),
     );
 }
@@ -85,6 +86,7 @@ fn a_service_is_written_with_the_documented_names() {
             }],
             "connections": 7, "totals": totals,
             "labels": {}, "revision": 10,
+            "warnings": [{"node": "h1", "message": "port 8080 is in use"}],
         }),
     );
     for (value, text) in [
@@ -119,6 +121,7 @@ fn a_status_is_written_with_the_documented_names() {
                 "name": "vxlan", "present": false, "hint": "load the module: modprobe vxlan",
             }],
             "problems": [{"object": "network web", "message": "no vxlan"}],
+            "warnings": ["a firewall"],
             "drops": {"control.malformed": 3},
             "certificate": {"not_after": 2, "expires_in_s": 7_000_000},
         }),

@@ -46,7 +46,8 @@ async fn reads_print_a_table_unless_told_otherwise() {
              cccccccccccccccc  api   web      h1    10.0.1.2  1       ready\n\n\
              NAME  NODE  FLOWS  TAKEN  IN               OUT\n\
              api   h1    7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\
-             all         7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n",
+             all         7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\n\
+             Warning: h1: port 8080 is in use\n",
         ),
     ] {
         assert_eq!(output(&served, line).await.unwrap(), table);
@@ -243,6 +244,8 @@ async fn status_says_what_is_wrong_and_what_to_do() {
         "0.1.0, process 4711",
         "1.234 ms",
         "network web: no vxlan",
+        "in the way of services:\n",
+        "a firewall",
         "vxlan: load the module: modprobe vxlan",
         "control.malformed: 3",
     ] {

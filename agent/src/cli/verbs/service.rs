@@ -39,7 +39,7 @@ async fn create(
     answer
         .warnings
         .iter()
-        .for_each(|line| crate::cli::warn(line));
+        .for_each(|warning| crate::cli::warn(&warning.to_string()));
     Ok(())
 }
 
@@ -79,7 +79,7 @@ async fn update(
     answer
         .warnings
         .iter()
-        .for_each(|line| crate::cli::warn(line));
+        .for_each(|warning| crate::cli::warn(&warning.to_string()));
     Ok(())
 }
 
@@ -152,13 +152,22 @@ fn seconds(duration: Duration) -> u32 {
 /// The table has the service's endpoints below it.
 fn inspect(service: &Service, args: InspectArgs, out: &mut dyn Write) -> Result<(), CliError> {
     read::one(service, args, out)?;
-    if args.quiet || args.format == Format::Json || service.endpoints.is_empty() {
+    if args.quiet || args.format == Format::Json {
         return Ok(());
     }
-    writeln!(out)?;
-    endpoints(service).write(out)?;
-    writeln!(out)?;
-    Ok(numbers(service).write(out)?)
+    if !service.endpoints.is_empty() {
+        writeln!(out)?;
+        endpoints(service).write(out)?;
+        writeln!(out)?;
+        numbers(service).write(out)?;
+    }
+    if !service.warnings.is_empty() {
+        writeln!(out)?;
+    }
+    for warning in &service.warnings {
+        writeln!(out, "Warning: {warning}")?;
+    }
+    Ok(())
 }
 
 fn endpoints(service: &Service) -> Table {

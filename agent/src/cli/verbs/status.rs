@@ -40,6 +40,11 @@ fn page(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     )?;
     section(
         out,
+        "Of this host, in the way of services:",
+        status.warnings.iter().cloned(),
+    )?;
+    section(
+        out,
         "Missing in this kernel:",
         status.features.iter().filter(|f| !f.present).map(|f| {
             let hint = f.hint.as_deref().unwrap_or("no remedy is known");

@@ -52,6 +52,8 @@ fn sentence(event: &Event) -> String {
         EventAction::Created => "created",
         EventAction::Changed => "changed",
         EventAction::Removed => "removed",
+        EventAction::Warning => "warning",
+        EventAction::Cleared => "warning cleared",
         EventAction::Resync => "must be read again",
     };
     let (name, detail) = match &event.object {
@@ -87,6 +89,10 @@ fn sentence(event: &Event) -> String {
             );
             (service.name.clone(), detail)
         }
+        Some(EventObject::Warning(warning)) => (
+            event.name.clone().unwrap_or_else(|| event.id.clone()),
+            format!(": {}", warning.message),
+        ),
         None => (
             event.name.clone().unwrap_or_else(|| event.id.clone()),
             String::new(),

@@ -27,7 +27,7 @@ use super::{Here, ServiceIndex, affinity, idle, scheduler, weight};
 use crate::translate::{MIN_MTU, mac, netns, path_mtu, with_prefix};
 
 /// The mesh's interface in the host's namespace.
-const MESH_IF: &str = "wf-ingress";
+pub(crate) const MESH_IF: &str = "wf-ingress";
 /// Addresses of nodes on the ingress network over IPv6: the node's IPv4 address in the low bits. Of
 /// unique local addresses (RFC 4193), with an identifier that is drawn once for all clusters,
 /// since the network is never routed beyond a cluster.
@@ -258,7 +258,7 @@ impl Backends {
             local,
             own: own(view, local),
             addresses: row
-                .map(|node| [node.addr.ip(), node.data_path_addr].into())
+                .map(|node| addresses(node).collect())
                 .unwrap_or_default(),
             here: Vec::new(),
             members: own_members,
@@ -373,7 +373,10 @@ impl Backends {
         match port.ip {
             None => Some(Address::Local(family)),
             Some(ip) if ip.is_ipv4() != (family == Family::V4) => None,
-            Some(ip) => self.addresses.contains(&ip).then_some(Address::Vip(ip)),
+            Some(ip) => {
+                let here = ip.is_loopback() || self.addresses.contains(&ip);
+                here.then_some(Address::Vip(ip))
+            }
         }
     }
 
@@ -422,7 +425,7 @@ fn rules(view: &View, local: NodeId, gateway4: Ipv4Net) -> IngressSpec {
             let mac = MacAddr::from_ipv4(address).0;
             rules.entries.insert(mac, number);
         }
-        for known in [node.addr.ip(), node.data_path_addr] {
+        for known in addresses(node) {
             let peer = match known {
                 IpAddr::V4(_) => address.into(),
                 IpAddr::V6(_) => mesh6(address).into(),
@@ -430,7 +433,25 @@ fn rules(view: &View, local: NodeId, gateway4: Ipv4Net) -> IngressSpec {
             rules.peers.insert(known, peer);
         }
     }
+    // What this node has too, such as the address of a bridge that every host has, is none of
+    // another's: a connection from there is this node's own.
+    for known in view
+        .nodes
+        .get(&local)
+        .into_iter()
+        .flat_map(|node| addresses(node))
+    {
+        rules.peers.remove(&known);
+    }
     rules
+}
+
+/// Addresses that the node's row knows.
+fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
+    let told = node.addresses.iter().copied();
+    [node.addr.ip(), node.data_path_addr]
+        .into_iter()
+        .chain(told)
 }
 
 fn ingress_network(view: &View) -> Option<&Network> {

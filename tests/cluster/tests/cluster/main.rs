@@ -20,6 +20,7 @@ mod t62_ingress;
 mod t65_idle;
 mod t66_numbers;
 mod t67_control_services;
+mod t68_notices;
 mod t70_quickstart;
 mod t70_spread;
 mod t71_rolling;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         t65_idle::CASES,
         t66_numbers::CASES,
         t67_control_services::CASES,
+        t68_notices::CASES,
         t70_quickstart::CASES,
         t70_spread::CASES,
         t71_rolling::CASES,

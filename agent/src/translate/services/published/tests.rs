@@ -43,6 +43,8 @@ fn known(service: &Service, members: &[Endpoint]) -> Known {
     for number in [1, 2, 3] {
         let row = Node {
             ingress: Some(Ipv4Addr::new(10, 0, 0, number)),
+            // One of its own, and one that every host has.
+            addresses: vec![[192, 0, 2, number].into(), [172, 17, 0, 1].into()],
             ..node(number, 1500)
         };
         known.apply(&[Change::Node(Arc::new(row))]);
@@ -183,6 +185,14 @@ fn an_address_of_one_node_answers_there_alone() {
         [own(), Address::Vip([198, 18, 0, 1].into()), mesh6]
     );
     assert_eq!(keys("198.18.0.2"), [own(), mesh6]);
+    for here in ["192.0.2.1", "172.17.0.1", "127.0.0.1"] {
+        let keys = keys(here);
+        assert!(
+            keys.contains(&Address::Vip(here.parse().unwrap())),
+            "{keys:?}"
+        );
+    }
+    assert_eq!(keys("192.0.2.2"), [own(), mesh6]);
 }
 
 #[test]
@@ -200,7 +210,10 @@ fn rules_name_the_other_nodes_and_what_ports_want() {
     let name = (lb::Protocol::Tcp, WEB);
     assert!(rules.snat_ports.contains(&name) && rules.allowed.contains_key(&name));
     let peer: IpAddr = [10, 0, 0, 2].into();
-    assert_eq!(rules.peers.get(&[198, 18, 0, 2].into()), Some(&peer));
+    for address in [[198, 18, 0, 2], [192, 0, 2, 2]] {
+        assert_eq!(rules.peers.get(&address.into()), Some(&peer));
+    }
+    assert_eq!(rules.peers.get(&[172, 17, 0, 1].into()), None);
     let mesh = mesh(&known.view, HERE.node).unwrap();
     assert_eq!(mesh.entries.keys().collect::<Vec<_>>(), [&2, &3]);
 }
