@@ -44,7 +44,7 @@ pub enum Command {
         /// What is `None` stays.
         change: Box<NodeChange>,
     },
-    /// Removes a node and its endpoints.
+    /// Removes a node and its endpoints, and services that end with these.
     RemoveNode {
         /// Which.
         id: NodeId,
@@ -66,9 +66,10 @@ pub enum Command {
         /// Which.
         id: NetworkId,
     },
-    /// Creates an endpoint, assigning its address.
+    /// Creates an endpoint, assigning its address, and a service with it if that is wanted.
     CreateEndpoint(Box<EndpointSpec>),
-    /// Removes an endpoint and frees its address.
+    /// Removes an endpoint and frees its address; with the last one of a service that ends with its
+    /// endpoints, the service too.
     RemoveEndpoint {
         /// Which.
         id: EndpointId,
@@ -253,6 +254,9 @@ pub struct EndpointSpec {
     pub service: Option<ServiceId>,
     /// Its share of the service's new flows; 0 takes none.
     pub weight: u16,
+    /// A service to be made with it as the first endpoint, on `network` among others; `service` is
+    /// `None` then.
+    pub new_service: Option<Box<ServiceSpec>>,
 }
 
 /// See [`Command::UpdateEndpoint`].
@@ -287,6 +291,8 @@ pub struct ServiceSpec {
     pub health: Option<HealthCheck>,
     /// Annotations.
     pub labels: Labels,
+    /// See [`Service::ends_with_endpoints`].
+    pub ends_with_endpoints: bool,
 }
 
 /// See [`Command::UpdateService`].
@@ -316,6 +322,8 @@ pub struct ServiceChange {
     pub labels_add: Labels,
     /// Labels to remove.
     pub labels_remove: Vec<String>,
+    /// New endpoint mode: addresses are given back, or assigned on each of its networks.
+    pub mode: Option<EndpointMode>,
 }
 
 /// What applying a proposal led to.

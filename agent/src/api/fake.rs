@@ -314,6 +314,7 @@ pub(crate) fn a_service() -> Service {
         connections: Some(7),
         totals: Some(a_total()),
         labels: [].into(),
+        ends_with_endpoints: false,
         revision: 10,
         warnings: vec![a_warning()],
     }

@@ -12,7 +12,7 @@ use crate::exit::{EXIT_REFUSED, EXIT_USAGE};
 
 /// What the contract names and later versions bring, by verb. It is not offered, but whoever types
 /// it is told so rather than that it is unknown.
-const LATER_FLAGS: [(&str, &[&str]); 4] = [
+const LATER_FLAGS: [(&str, &[&str]); 3] = [
     ("weft init", &["--autolock", "--force-new-cluster"]),
     (
         "weft network create",
@@ -26,7 +26,6 @@ const LATER_FLAGS: [(&str, &[&str]); 4] = [
         ],
     ),
     ("weft attach", &["--ip6"]),
-    ("weft run", &["--publish"]),
 ];
 const LATER_VERBS: [(&str, &[&str]); 3] = [
     (

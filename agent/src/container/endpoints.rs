@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::directory::Directory;
 use super::error::RunError;
 use super::files::HostsEntry;
+use super::run::shown;
 use super::signals::SignalStream;
 use crate::api::client::Client;
 use crate::api::types::{ApiError, AttachRequest, Endpoint, ErrorCode};
@@ -76,6 +77,27 @@ impl Endpoints {
         match interrupted {
             Some(signal) => Err(RunError::Interrupted(signal)),
             None => Ok(()),
+        }
+    }
+
+    /// Says which ports of the hosts the cluster chose for the service that these make, if it was
+    /// asked to choose any.
+    pub(super) async fn tell_chosen_ports(&self, requests: &[AttachRequest]) {
+        let wanted = { requests.iter() }.filter_map(|request| request.publish.as_ref());
+        let mut left_open = wanted
+            .flat_map(|publish| &publish.ports)
+            .filter(|port| port.published == 0)
+            .map(|port| (port.target, port.protocol));
+        let service = self.list.first().and_then(|first| first.service.as_ref());
+        let (Some(_), Some(service)) = (left_open.next(), service) else {
+            return;
+        };
+        // Whoever is not told now can ask.
+        let Ok(service) = self.client.service(service).await else {
+            return;
+        };
+        for port in &service.ports {
+            eprintln!("weft: published {}", shown(port));
         }
     }
 

@@ -14,7 +14,7 @@ use super::error::RunError;
 use super::shim::Report;
 use super::signals::Signals;
 use crate::api::client::Client;
-use crate::api::types::{AttachRequest, Endpoint, Kind};
+use crate::api::types::{AttachRequest, Endpoint, Kind, Port, PublishRequest};
 use crate::cli::args::{Format, RunArgs};
 use crate::exit::CliError;
 
@@ -31,6 +31,9 @@ pub(super) fn run(place: Place<'_>, args: &RunArgs) -> Result<u8, RunError> {
     if args.detach {
         let endpoints = start_detached(shim)?;
         print(&endpoints, args.format)?;
+        if args.format == Format::Table && !args.publish.is_empty() {
+            print_ports(place, &endpoints)?;
+        }
         Ok(0)
     } else {
         attend(shim, place)
@@ -46,12 +49,15 @@ fn requests(place: Place<'_>, args: &RunArgs) -> Result<Vec<AttachRequest>, RunE
         detached: args.detach,
     };
     let labels: BTreeMap<String, String> = args.label.iter().cloned().collect();
+    let publish = publish(args);
+    let joined = args.service.as_ref().filter(|_| publish.is_none());
     let for_network = |(index, network): (usize, &String)| AttachRequest {
         name: args.name.clone(),
         ip: args.ip.filter(|_| index == 0),
         mac: args.mac.filter(|_| index == 0),
         aliases: args.alias.clone(),
-        service: args.service.clone().filter(|_| serving.contains(&index)),
+        service: joined.cloned().filter(|_| serving.contains(&index)),
+        publish: publish.clone().filter(|_| index == 0),
         weight: args.weight.filter(|_| serving.contains(&index)),
         labels: labels.clone(),
         kind: kind.clone(),
@@ -60,9 +66,23 @@ fn requests(place: Place<'_>, args: &RunArgs) -> Result<Vec<AttachRequest>, RunE
     Ok(args.network.iter().enumerate().map(for_network).collect())
 }
 
-/// On which of the networks the service is joined, by index. With one the agent judges; of several,
-/// it is those that the service is on.
+/// The service that the endpoint on the first network makes, and the others join.
+fn publish(args: &RunArgs) -> Option<PublishRequest> {
+    let (_, others) = args.network.split_first()?;
+    let ports = args.publish.iter().flat_map(|spec| spec.0.clone());
+    (!args.publish.is_empty()).then(|| PublishRequest {
+        name: args.service.clone(),
+        networks: others.to_vec(),
+        ports: ports.collect(),
+    })
+}
+
+/// On which of the networks the service is joined, by index: on all that one is made for. With one
+/// the agent judges; of several, it is those that the service is on.
 fn serving(place: Place<'_>, args: &RunArgs) -> Result<BTreeSet<usize>, RunError> {
+    if !args.publish.is_empty() {
+        return Ok((0..args.network.len()).collect());
+    }
     let Some(wanted) = &args.service else {
         return Ok(BTreeSet::new());
     };
@@ -144,6 +164,27 @@ fn print(endpoints: &[Endpoint], format: Format) -> Result<(), RunError> {
     }
     .and_then(|()| stdout.flush())
     .map_err(|error| RunError::Agent(CliError::from(error)))
+}
+
+/// One line for each port, with the number that the cluster chose where it was to. Nothing if the
+/// command has ended already, and the service with it.
+fn print_ports(place: Place<'_>, endpoints: &[Endpoint]) -> Result<(), RunError> {
+    let Some(service) = endpoints.iter().find_map(|one| one.service.as_ref()) else {
+        return Ok(());
+    };
+    let client = Client::new(place.socket);
+    let Ok(service) = super::runtime()?.block_on(client.service(service)) else {
+        return Ok(());
+    };
+    let mut stdout = std::io::stdout().lock();
+    { service.ports.iter() }
+        .try_for_each(|port| writeln!(stdout, "{}", shown(port)))
+        .map_err(|error| RunError::Agent(CliError::from(error)))
+}
+
+/// A port as `--publish` reads it.
+pub(super) fn shown(port: &Port) -> String {
+    format!("{}:{}/{}", port.published, port.target, port.protocol)
 }
 
 /// Waits for the command and passes on what others send. What a terminal sends, as Ctrl-C does, it

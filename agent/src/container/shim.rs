@@ -166,11 +166,17 @@ async fn start(
     endpoints: &mut Endpoints,
 ) -> Result<(children::Command, Option<Output>), RunError> {
     for request in &args.attach {
-        let request = AttachRequest {
+        let mut request = AttachRequest {
             netns: Some(container.netns()),
             ..request.clone()
         };
+        if let Some(first) = endpoints.list().first().filter(|_| publishes(args)) {
+            request.service.clone_from(&first.service);
+        }
         endpoints.attach(&request, signals).await?;
+    }
+    if args.starter.is_some() && publishes(args) {
+        endpoints.tell_chosen_ports(&args.attach).await;
     }
     container.name(&endpoints.hosts_entries())?;
     if args.starter.is_some() {
@@ -186,6 +192,12 @@ async fn start(
         .and_then(|()| leave_streams())
         .map_err(|error| RunError::system("`weft run` is gone", error))?;
     Ok((children::Command::new(child), Some(output)))
+}
+
+/// Whether the first endpoint makes a service, which the others are to join.
+fn publishes(args: &ShimArgs) -> bool {
+    let first = args.attach.first();
+    first.is_some_and(|request| request.publish.is_some())
 }
 
 fn report(report: &Report) -> io::Result<()> {

@@ -14,7 +14,7 @@ use weft_raft::model::{self, Attachment, BackendState, EndpointId, NodeId, Revis
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::reconcile::KernelState;
-use super::service_plane;
+use super::{service_plane, services};
 use crate::api::lookup;
 use crate::api::types::{ApiError, AttachRequest, Endpoint, ErrorCode};
 use crate::container::{self, NetnsIdentity};
@@ -134,9 +134,14 @@ fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<Endpoin
         )));
     }
     let id = EndpointId(daemon.random_id()?);
+    let name = request.name.unwrap_or_else(|| format!("e-{id}"));
+    let new_service = match request.publish {
+        Some(publish) => Some(services::with_endpoint(daemon, publish, &name, network)?.into()),
+        None => None,
+    };
     Ok(EndpointSpec {
         id,
-        name: request.name.unwrap_or_else(|| format!("e-{id}")),
+        name,
         network,
         node: this,
         ipv4: request.ip,
@@ -155,6 +160,7 @@ fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<Endpoin
         kind: request.kind.into(),
         service,
         weight: request.weight.unwrap_or(WEIGHT),
+        new_service,
     })
 }
 

@@ -22,7 +22,7 @@ use super::wait;
 use crate::api::types::host_wide;
 use crate::api::types::{
     ApiError, Endpoint, EndpointUpdateRequest, ErrorCode, HealthCheck, Port, PortKey, Protocol,
-    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Warning,
+    PublishRequest, Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Warning,
 };
 use crate::api::{WaitFor, lookup};
 
@@ -93,12 +93,51 @@ pub(super) async fn create(
         idle_timeout_s: request.idle_timeout_s.filter(|seconds| *seconds > 0),
         health: request.health.map(model::HealthCheck::from),
         labels: request.labels,
+        ends_with_endpoints: false,
     };
     let before = Before::new(host_ports().await);
     let created = daemon
         .propose(Command::CreateService(Box::new(spec)))
         .await?;
     answer(&daemon, created, &before).await
+}
+
+/// What a service is made of that comes with its first endpoint, `endpoint` on `network`.
+pub(super) fn with_endpoint(
+    daemon: &Daemon,
+    request: PublishRequest,
+    endpoint: &str,
+    network: NetworkId,
+) -> Result<ServiceSpec, ApiError> {
+    not_yet::refuse(&request.ports)?;
+    check_ports(daemon, &request.ports)?;
+    let name = request.name.unwrap_or_else(|| endpoint.to_owned());
+    let is_taken = |view: &View| view.services.values().any(|row| row.name == name);
+    if daemon.control.with_view(is_taken) {
+        return Err(ApiError::new(
+            ErrorCode::Conflict,
+            format!(
+                "service `{name}` exists already; publish on it with 'weft service update {name} \
+                 --publish-add ..', and join it without --publish"
+            ),
+        ));
+    }
+    let mut on = vec![network];
+    on.extend(networks(daemon, &request.networks)?);
+    Ok(ServiceSpec {
+        id: ServiceId(daemon.random_id()?),
+        name,
+        networks: on,
+        ports: request.ports.into_iter().map(PublishedPort::from).collect(),
+        mode: model::EndpointMode::Vip,
+        scheduler: model::Scheduler::RoundRobin,
+        affinity: None,
+        drain_timeout_ms: DRAIN_TIMEOUT_MS,
+        idle_timeout_s: None,
+        health: None,
+        labels: model::Labels::new(),
+        ends_with_endpoints: true,
+    })
 }
 
 /// Changes a service.
@@ -341,6 +380,7 @@ fn change(
         networks_remove: networks(daemon, &request.networks_rm)?,
         labels_add: request.labels_add,
         labels_remove: request.labels_rm,
+        mode: request.mode.map(Into::into),
     })
 }
 

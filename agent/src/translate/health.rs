@@ -91,6 +91,7 @@ mod tests {
             health,
             labels: Labels::new(),
             revision: 1,
+            ends_with_endpoints: false,
         }))
     }
 

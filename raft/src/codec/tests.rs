@@ -80,8 +80,8 @@ fn commands() -> Vec<Command> {
                 command: vec!["sleep".to_owned(), "1".to_owned()],
                 detached: true,
             },
-            service: Some(service_id(1)),
             weight: 300,
+            new_service: Some(Box::new(service_spec(2, &[1], "db"))),
             ..endpoint_spec(1, 1, "db")
         })),
         Command::RemoveEndpoint { id: endpoint_id(1) },
@@ -107,6 +107,7 @@ fn commands() -> Vec<Command> {
                 retries: 3,
             }),
             labels: labels.clone(),
+            ends_with_endpoints: true,
             ..service_spec(1, &[1], "web")
         })),
         Command::UpdateService {
@@ -131,6 +132,7 @@ fn commands() -> Vec<Command> {
                 networks_remove: vec![network_id(1)],
                 labels_add: labels,
                 labels_remove: vec!["old".to_owned()],
+                mode: Some(EndpointMode::DnsRr),
             }),
         },
         Command::RemoveService { id: service_id(1) },

@@ -73,7 +73,11 @@ pub(super) fn command(
         }
         Command::RotateToken { .. } => manager(role),
         Command::UpdateNode { id, .. } | Command::RemoveNode { id } => own(node, role, *id),
-        Command::CreateEndpoint(spec) => own(node, role, spec.node),
+        Command::CreateEndpoint(spec) => {
+            own(node, role, spec.node)?;
+            let made = spec.new_service.as_ref();
+            health_check(role, made.and_then(|service| service.health.as_ref()))
+        }
         Command::RemoveEndpoint { id } | Command::UpdateEndpoint { id, .. } => {
             match view.endpoints.get(id) {
                 Some(endpoint) => own(node, role, endpoint.node),
@@ -137,7 +141,7 @@ fn member(node: NodeId, view: &View) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{ServiceChange, ServiceSpec};
+    use crate::command::{EndpointSpec, ServiceChange, ServiceSpec};
     use crate::model::BackendState;
     use crate::state::State;
     use crate::state::testing::*;
@@ -209,12 +213,26 @@ mod tests {
                 ..ServiceChange::default()
             }),
         };
-        for command in [create(exec.clone()), update(exec)] {
+        let with_endpoint = |health| {
+            Command::CreateEndpoint(Box::new(EndpointSpec {
+                new_service: Some(Box::new(ServiceSpec {
+                    health: Some(health),
+                    ..service_spec(1, &[1], "web")
+                })),
+                node: node_id(2),
+                ..endpoint_spec(1, 1, "c1")
+            }))
+        };
+        for command in [
+            create(exec.clone()),
+            with_endpoint(exec.clone()),
+            update(exec),
+        ] {
             let refused = asked_by(Role::Worker, &command).unwrap_err();
             assert!(refused.contains("ask a manager"), "{refused}");
             assert_eq!(asked_by(Role::Manager, &command), Ok(()));
         }
-        for command in [create(tcp.clone()), update(tcp)] {
+        for command in [create(tcp.clone()), with_endpoint(tcp.clone()), update(tcp)] {
             assert_eq!(asked_by(Role::Worker, &command), Ok(()));
         }
     }

@@ -35,6 +35,8 @@ pub struct Service {
     pub labels: Labels,
     /// Last change.
     pub revision: Revision,
+    /// It was made with an endpoint, and goes when the last one that it has does.
+    pub ends_with_endpoints: bool,
 }
 
 /// A service on one network.

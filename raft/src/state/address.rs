@@ -74,9 +74,21 @@ impl State {
     }
 }
 
-/// The address that is assigned next.
-pub(super) fn free(network: &Network, members: &Members) -> Result<Ipv4Addr, Refusal> {
-    members.pool.next().ok_or_else(|| {
+/// The address that is assigned next, when the same request has taken `held`.
+pub(super) fn free(
+    network: &Network,
+    members: &Members,
+    held: Option<Ipv4Addr>,
+) -> Result<Ipv4Addr, Refusal> {
+    let next = match held {
+        None => members.pool.next(),
+        Some(held) => {
+            let mut pool = members.pool.clone();
+            pool.take(held);
+            pool.next()
+        }
+    };
+    next.ok_or_else(|| {
         let total: u64 = (network.subnets.iter())
             .map(|subnet| u64::from(subnet::usable_addresses(subnet)))
             .sum();

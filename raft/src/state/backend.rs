@@ -1,6 +1,6 @@
 //! Endpoints as members of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::refuse::{exhausted, invalid};
@@ -69,6 +69,24 @@ impl State {
             })
             .collect();
         Ok(Decision::new(Object::None, changes))
+    }
+
+    /// The services that end with these endpoints, the last that they have.
+    pub(super) fn ending_with(&self, gone: &BTreeSet<EndpointId>) -> Vec<Change> {
+        let rows = gone.iter().filter_map(|id| self.view.endpoints.get(id));
+        let services: BTreeSet<ServiceId> = rows.filter_map(|row| row.service).collect();
+        let ends = |id: &ServiceId| {
+            let service = self.view.services.get(id);
+            service.is_some_and(|service| service.ends_with_endpoints)
+                && self
+                    .index
+                    .backends(*id)
+                    .all(|member| gone.contains(&member))
+        };
+        { services.into_iter() }
+            .filter(ends)
+            .map(Change::ServiceGone)
+            .collect()
     }
 
     /// The endpoints of a service as they are without it.

@@ -1,12 +1,13 @@
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::index::Members;
-use super::refuse::{conflict, exhausted, not_found};
+use super::refuse::{Quoted, conflict, exhausted, invalid, not_found};
 use super::{Change, Decision, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{EndpointChange, EndpointSpec, Refusal};
-use crate::model::{BackendState, Endpoint, EndpointId, MacAddr, Network};
+use crate::model::{BackendState, Endpoint, EndpointId, MacAddr, Network, NetworkId, Service};
 
 impl State {
     pub(super) fn create_endpoint(
@@ -25,9 +26,14 @@ impl State {
             self.check_membership(network, service)?;
         }
         let ifname = self.ifname(spec)?;
-        let ipv4 = match spec.ipv4 {
-            Some(wanted) => self.wanted_address(network, members, wanted)?,
-            None => address::free(network, members)?,
+        let wanted = match spec.ipv4 {
+            Some(wanted) => Some(self.wanted_address(network, members, wanted)?),
+            None => None,
+        };
+        let made = self.service_of(index, spec, network, wanted)?;
+        let ipv4 = match wanted {
+            Some(wanted) => wanted,
+            None => address::free(network, members, vip_on(made.as_ref(), network.id))?,
         };
         let endpoint = Arc::new(Endpoint {
             id: spec.id,
@@ -41,14 +47,45 @@ impl State {
             labels: spec.labels.clone(),
             attachment: spec.attachment.clone(),
             kind: spec.kind.clone(),
-            service: spec.service,
+            service: made.as_ref().map(|service| service.id).or(spec.service),
             weight: spec.weight,
             backend: BackendState::Starting,
             revision: index,
         });
-        self.check_room(cost::of_endpoint(&endpoint))?;
-        let changes = vec![Change::Endpoint(endpoint.clone())];
+        let cost = cost::of_endpoint(&endpoint) + made.as_ref().map_or(0, cost::of_service);
+        self.check_room(cost)?;
+        let made = made.map(|service| Change::Service(Arc::new(service)));
+        let changes = made.into_iter().chain([Change::Endpoint(endpoint.clone())]);
+        let changes = changes.collect();
         Ok(Decision::new(Object::Endpoint(endpoint), changes))
+    }
+
+    /// The service that is made with an endpoint whose address may be `wanted`.
+    fn service_of(
+        &self,
+        index: Revision,
+        spec: &EndpointSpec,
+        network: &Network,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Option<Service>, Refusal> {
+        let Some(made) = &spec.new_service else {
+            return Ok(None);
+        };
+        if spec.service.is_some() {
+            return Err(invalid(
+                "an endpoint cannot join a service and be the first of another; name one of the two",
+            ));
+        }
+        if !made.networks.contains(&network.id) {
+            return Err(invalid(format_args!(
+                "service {} is not to be on network {}, where its first endpoint is; name that \
+                 network too",
+                Quoted(&made.name),
+                network.name
+            )));
+        }
+        let held = wanted.map(|address| (network.id, address));
+        self.new_service(index, made, held).map(Some)
     }
 
     fn check_endpoint(
@@ -186,10 +223,9 @@ impl State {
 
     pub(super) fn remove_endpoint(&self, id: EndpointId) -> Result<Decision, Refusal> {
         let endpoint = self.known_endpoint(id)?;
-        Ok(Decision::new(
-            Object::Endpoint(endpoint.clone()),
-            vec![Change::EndpointGone(id)],
-        ))
+        let mut changes = vec![Change::EndpointGone(id)];
+        changes.extend(self.ending_with(&BTreeSet::from([id])));
+        Ok(Decision::new(Object::Endpoint(endpoint.clone()), changes))
     }
 
     fn known_endpoint(&self, id: EndpointId) -> Result<&Arc<Endpoint>, Refusal> {
@@ -212,6 +248,13 @@ impl State {
             self.node_name(endpoint.node)
         )
     }
+}
+
+/// The address that a service has on a network.
+fn vip_on(service: Option<&Service>, network: NetworkId) -> Option<Ipv4Addr> {
+    { service?.networks.iter() }
+        .find(|on| on.network == network)
+        .and_then(|on| on.vip)
 }
 
 /// What makes sense or not in any state.

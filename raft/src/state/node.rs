@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::refuse::{conflict, exhausted, in_use, not_found};
 use super::{Change, Decision, Node, Object, Revision, State, check, cost, limits};
 use crate::command::{NodeChange, NodeSpec, Refusal};
-use crate::model::{Labels, NodeId, NodeStatus, Notice, Role};
+use crate::model::{EndpointId, Labels, NodeId, NodeStatus, Notice, Role};
 
 impl State {
     pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
@@ -167,7 +167,9 @@ impl State {
                 node.name
             )));
         }
-        let mut changes: Vec<Change> = self.index.on_node(id).map(Change::EndpointGone).collect();
+        let gone: BTreeSet<EndpointId> = self.index.on_node(id).collect();
+        let mut changes: Vec<Change> = gone.iter().copied().map(Change::EndpointGone).collect();
+        changes.extend(self.ending_with(&gone));
         changes.push(Change::NodeGone(id));
         Ok(Decision::new(Object::Node(node.clone()), changes))
     }

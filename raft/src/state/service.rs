@@ -1,11 +1,15 @@
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found, outdated};
 use super::{Change, Decision, NetworkId, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{Refusal, ServiceChange, ServiceSpec};
-use crate::model::{EndpointMode, HealthCheck, Probe, Service, ServiceId, ServiceNetwork};
+use crate::model::{
+    EndpointMode, HealthCheck, Probe, PublishMode, PublishedPort, Service, ServiceId,
+    ServiceNetwork,
+};
 
 impl State {
     pub(super) fn create_service(
@@ -13,8 +17,23 @@ impl State {
         index: Revision,
         spec: &ServiceSpec,
     ) -> Result<Decision, Refusal> {
+        let service = self.new_service(index, spec, None)?;
+        self.check_room(cost::of_service(&service))?;
+        Ok(changed(Arc::new(service)))
+    }
+
+    /// The row of a service that is to be made. `held` is an address that the same request takes.
+    pub(super) fn new_service(
+        &self,
+        index: Revision,
+        spec: &ServiceSpec,
+        held: Option<(NetworkId, Ipv4Addr)>,
+    ) -> Result<Service, Refusal> {
         self.check_service(spec)?;
-        let on = |network: &NetworkId| self.service_network(spec.mode, *network);
+        let on = |network: &NetworkId| {
+            let held = held.filter(|(on, _)| on == network);
+            self.service_network(spec.mode, *network, held.map(|(_, address)| address))
+        };
         let service = Service {
             id: spec.id,
             name: spec.name.clone(),
@@ -28,10 +47,10 @@ impl State {
             health: spec.health.clone(),
             labels: spec.labels.clone(),
             revision: index,
+            ends_with_endpoints: spec.ends_with_endpoints,
         };
         check_facts(&service)?;
-        self.check_room(cost::of_service(&service))?;
-        Ok(changed(Arc::new(service)))
+        Ok(service)
     }
 
     fn check_service(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
@@ -70,6 +89,7 @@ impl State {
         &self,
         mode: EndpointMode,
         network: NetworkId,
+        held: Option<Ipv4Addr>,
     ) -> Result<ServiceNetwork, Refusal> {
         let network = self.known_network(network)?;
         if network.ingress {
@@ -79,7 +99,7 @@ impl State {
             )));
         }
         let vip = match (mode, self.index.members.get(&network.id)) {
-            (EndpointMode::Vip, Some(members)) => Some(address::free(network, members)?),
+            (EndpointMode::Vip, Some(members)) => Some(address::free(network, members, held)?),
             (EndpointMode::Vip, None) | (EndpointMode::DnsRr, _) => None,
         };
         Ok(ServiceNetwork {
@@ -102,8 +122,10 @@ impl State {
             )));
         }
         let mut service = Service::clone(old);
-        if let Some(ports) = &change.ports {
-            service.ports = self.published(id, old.mode, ports)?;
+        service.mode = change.mode.unwrap_or(old.mode);
+        match &change.ports {
+            Some(ports) => service.ports = self.published(id, service.mode, ports)?,
+            None => check_mode(&service)?,
         }
         service.scheduler = change.scheduler.unwrap_or(old.scheduler);
         service.affinity = change.affinity.unwrap_or(old.affinity);
@@ -117,6 +139,7 @@ impl State {
         }
         service.labels.extend(change.labels_add.clone());
         self.move_service(&mut service, change)?;
+        self.settle_addresses(&mut service)?;
         if **old == service {
             return Ok(Decision::new(Object::Service(old.clone()), Vec::new()));
         }
@@ -161,10 +184,22 @@ impl State {
                     service.name, network.name
                 )));
             }
-            let on = self.service_network(service.mode, *id)?;
+            let on = self.service_network(service.mode, *id, None)?;
             service.networks.push(on);
         }
         check_network_count(service.networks.len())
+    }
+
+    /// Gives the service an address on each of its networks, or takes them away, as its mode says.
+    fn settle_addresses(&self, service: &mut Service) -> Result<(), Refusal> {
+        for on in &mut service.networks {
+            match service.mode {
+                EndpointMode::DnsRr => on.vip = None,
+                EndpointMode::Vip if on.vip.is_some() => {}
+                EndpointMode::Vip => *on = self.service_network(service.mode, on.network, None)?,
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn remove_service(
@@ -214,6 +249,20 @@ fn check_network_count(count: usize) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// A service without an address has no ports of all nodes.
+fn check_mode(service: &Service) -> Result<(), Refusal> {
+    let of_all_nodes = |port: &&PublishedPort| port.mode == PublishMode::Ingress;
+    match service.ports.iter().find(of_all_nodes) {
+        Some(port) if service.mode == EndpointMode::DnsRr => Err(conflict(format_args!(
+            "service {0} publishes port {1}/{2} on all nodes, which endpoint mode dnsrr has no \
+             address for; take it off with `weft service update --publish-rm {1}/{2} {0}`, or \
+             publish it with mode=host",
+            service.name, port.published, port.protocol
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What may change during a service's life.

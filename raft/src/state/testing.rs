@@ -123,6 +123,7 @@ pub(crate) fn endpoint_spec(number: u32, network: u8, name: &str) -> EndpointSpe
         kind: EndpointKind::Attached,
         service: None,
         weight: 1,
+        new_service: None,
     }
 }
 
@@ -143,6 +144,7 @@ pub(crate) fn service_spec(number: u8, networks: &[u8], name: &str) -> ServiceSp
         idle_timeout_s: None,
         health: None,
         labels: Labels::new(),
+        ends_with_endpoints: false,
     }
 }
 
@@ -239,16 +241,21 @@ fn any_ports() -> impl Strategy<Value = Vec<PublishedPort>> {
     vec(any_port, 0..4)
 }
 
+fn any_mode() -> impl Strategy<Value = EndpointMode> {
+    prop_oneof![4 => Just(EndpointMode::Vip), 1 => Just(EndpointMode::DnsRr)]
+}
+
 fn any_service_spec() -> impl Strategy<Value = ServiceSpec> {
     let networks = vec(prop_oneof![12 => 1u8..3, 1 => 0u8..12], 1..3);
-    let mode = prop_oneof![4 => Just(EndpointMode::Vip), 1 => Just(EndpointMode::DnsRr)];
-    (1u8..6, networks, 0u8..8, any_ports(), mode).prop_map(|(id, networks, name, ports, mode)| {
-        ServiceSpec {
+    let ends = any::<bool>();
+    (1u8..6, networks, 0u8..8, any_ports(), any_mode(), ends).prop_map(
+        |(id, networks, name, ports, mode, ends_with_endpoints)| ServiceSpec {
             ports,
             mode,
+            ends_with_endpoints,
             ..service_spec(id, &networks, &format!("s{name}"))
-        }
-    })
+        },
+    )
 }
 
 fn any_service_change() -> impl Strategy<Value = ServiceChange> {
@@ -269,16 +276,20 @@ fn any_service_change() -> impl Strategy<Value = ServiceChange> {
         proptest::option::of(proptest::option::of(Just(affinity))),
         proptest::option::of(proptest::option::of(Just(health))),
         any_label(),
+        proptest::option::weighted(0.3, any_mode()),
     )
         .prop_map(
-            |(ports, networks_add, networks_remove, affinity, health, labels_add)| ServiceChange {
-                ports,
-                networks_add,
-                networks_remove,
-                affinity,
-                health,
-                labels_add,
-                ..ServiceChange::default()
+            |(ports, networks_add, networks_remove, affinity, health, labels_add, mode)| {
+                ServiceChange {
+                    ports,
+                    networks_add,
+                    networks_remove,
+                    affinity,
+                    health,
+                    labels_add,
+                    mode,
+                    ..ServiceChange::default()
+                }
             },
         )
 }
@@ -378,9 +389,10 @@ fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
         0u64..16,
         (address, mac, ifname),
         proptest::option::weighted(0.3, 1u8..3),
+        proptest::option::weighted(0.1, any_service_spec()),
     )
         .prop_map(
-            |(id, network, node, name, inode, (ipv4, mac, ifname), service)| {
+            |(id, network, node, name, inode, (ipv4, mac, ifname), service, made)| {
                 let mut spec = endpoint_spec(id, network, &format!("c{name}"));
                 spec.node = node_id(node);
                 spec.attachment.inode = inode;
@@ -388,7 +400,8 @@ fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
                     ipv4,
                     mac,
                     ifname: ifname.map(str::to_owned),
-                    service: service.map(service_id),
+                    service: service.filter(|_| made.is_none()).map(service_id),
+                    new_service: made.map(Box::new),
                     ..spec
                 }
             },

@@ -8,6 +8,7 @@ mod backend;
 mod cluster;
 mod endpoint;
 mod ingress;
+mod mode;
 mod network;
 mod node;
 mod oracle;

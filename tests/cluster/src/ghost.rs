@@ -88,5 +88,6 @@ fn endpoint(number: usize, network: NetworkId, node: NodeId) -> Command {
         kind: EndpointKind::Attached,
         service: None,
         weight: 1,
+        new_service: None,
     }))
 }

@@ -180,6 +180,7 @@ fn a_service(byte: u8, name: &str) -> Service {
         health: None,
         labels: BTreeMap::new(),
         revision: 1,
+        ends_with_endpoints: false,
     }
 }
 

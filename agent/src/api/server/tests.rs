@@ -154,6 +154,7 @@ async fn the_document_lists_every_operation_and_every_schema() {
         "Problem",
         "Protocol",
         "PublishMode",
+        "PublishRequest",
         "Role",
         "Scheduler",
         "Service",

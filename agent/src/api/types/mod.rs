@@ -36,7 +36,8 @@ pub use service::{
     Totals,
 };
 pub use service_request::{
-    EndpointUpdateRequest, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest,
+    EndpointUpdateRequest, PublishRequest, ServiceAnswer, ServiceCreateRequest,
+    ServiceUpdateRequest,
 };
 pub use status::{Applied, Certificate, Feature, Joined, Managers, Peer, Problem, Status, Token};
 

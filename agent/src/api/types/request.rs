@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use weft_raft::model::MacAddr;
 
-use super::{ApiError, Availability, Kind};
+use super::{ApiError, Availability, Kind, PublishRequest};
 
 /// Starts a cluster with this node as its only manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -136,6 +136,9 @@ pub struct AttachRequest {
     /// Who looks after the container.
     #[serde(default = "attached")]
     pub kind: Kind,
+    /// Service to make, with this as its first endpoint; not with `service`.
+    #[serde(default)]
+    pub publish: Option<PublishRequest>,
 }
 
 /// How to detach.
@@ -179,6 +182,7 @@ impl AttachRequest {
             weight: None,
             labels: BTreeMap::new(),
             kind: Kind::Attached,
+            publish: None,
         }
     }
 

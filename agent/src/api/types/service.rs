@@ -45,6 +45,8 @@ pub struct Service {
     pub totals: Option<Totals>,
     /// Operator annotations.
     pub labels: BTreeMap<String, String>,
+    /// Made by `weft run --publish`: it goes with the last of its endpoints.
+    pub ends_with_endpoints: bool,
     /// Log index of the last change.
     pub revision: u64,
     /// What keeps its published ports from being reached, by node.
@@ -204,6 +206,7 @@ impl Service {
             totals: endpoints.iter().map(|endpoint| endpoint.totals).sum(),
             endpoints,
             labels: row.labels.clone(),
+            ends_with_endpoints: row.ends_with_endpoints,
             revision: row.revision,
             warnings: warnings(row, view),
         }

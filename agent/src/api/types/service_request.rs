@@ -46,6 +46,8 @@ pub struct ServiceUpdateRequest {
     pub ports_add: Vec<Port>,
     /// Ports to publish no more.
     pub ports_rm: Vec<PortKey>,
+    /// What its name stands for; addresses are given back, or assigned.
+    pub mode: Option<EndpointMode>,
     /// How new flows are spread.
     pub scheduler: Option<Scheduler>,
     /// Whether a client stays with the endpoint that it got.
@@ -62,6 +64,18 @@ pub struct ServiceUpdateRequest {
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove.
     pub labels_rm: Vec<String>,
+}
+
+/// Makes a service together with its first endpoint. It goes with the last of its endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishRequest {
+    /// A DNS label that no service has; the endpoint's name without it.
+    pub name: Option<String>,
+    /// Networks that it is on beside the endpoint's: name, id or unambiguous beginning of the id.
+    pub networks: Vec<String>,
+    /// Ports of the hosts that lead to it.
+    pub ports: Vec<Port>,
 }
 
 /// A service that was made or changed.

@@ -85,7 +85,7 @@ fn a_service_is_written_with_the_documented_names() {
                 "totals": totals, "numbers_error": null,
             }],
             "connections": 7, "totals": totals,
-            "labels": {}, "revision": 10,
+            "labels": {}, "ends_with_endpoints": false, "revision": 10,
             "warnings": [{"node": "h1", "message": "port 8080 is in use"}],
         }),
     );

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use weft_raft::model::MacAddr;
 
-use super::{Format, InspectArgs, ReadArgs, value};
+use super::{Format, InspectArgs, Publish, ReadArgs, value};
 
 /// `weft attach`.
 #[derive(Debug, Args)]
@@ -121,6 +121,10 @@ Examples:
   weft run --network web --name api -- ./server --port 80
   weft run --network web --detach -- sleep infinity
   weft run --network web --service api -- ./server
+  weft run --network web --name api --publish 8080:80 -- ./server --port 80
+
+--publish makes a service for it, with the name of --service or else its own, that goes when its
+last endpoint does; SPEC is that of 'weft service create'.
 
 In the foreground, signals and the exit status are the command's. 'weft endpoint ls' lists it,
 'weft detach' ends one that was detached.")]
@@ -146,6 +150,9 @@ pub struct RunArgs {
     /// Share of the service's new flows, 0-65535; 0 takes none [default: 1]
     #[arg(long, value_name = "N", requires = "service", value_parser = value::weight)]
     pub weight: Option<u16>,
+    /// Port of the hosts, such as 8080:80, of a new service; may be repeated
+    #[arg(short, long, value_name = "SPEC", value_parser = value::publish)]
+    pub publish: Vec<Publish>,
     /// Annotation; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label: Vec<(String, String)>,

@@ -124,6 +124,14 @@ pub struct ServiceUpdateArgs {
     /// Published port, such as 8080 or 53/udp; may be repeated
     #[arg(long, value_name = "PUBLISHED", value_parser = value::unpublish)]
     pub publish_rm: Vec<Unpublish>,
+    /// What the name stands for: an address, or all endpoints
+    #[arg(
+        long,
+        value_enum,
+        value_name = "vip|dnsrr",
+        hide_possible_values = true
+    )]
+    pub endpoint_mode: Option<EndpointMode>,
     /// rr, wrr, random, source-hash, maglev or least-conn
     #[arg(long, value_enum, value_name = "NAME", hide_possible_values = true)]
     pub scheduler: Option<Scheduler>,

@@ -184,7 +184,7 @@ async fn a_service_is_asked_for_as_it_was_typed() {
                 --health http:80/healthz --health-retries 5 --drain-timeout 1500ms --label a=b";
     output(&served, line).await.unwrap();
     let line = "service update front --publish-add 81 --publish-rm 8080 --health-interval 2s \
-                --affinity client-ip=1m --label-rm a";
+                --affinity client-ip=1m --label-rm a --endpoint-mode dnsrr";
     output(&served, line).await.unwrap();
     output(
         &served,
@@ -214,6 +214,7 @@ async fn a_service_is_asked_for_as_it_was_typed() {
             ..HealthUpdate::default()
         }),
         labels_rm: vec!["a".into()],
+        mode: Some(EndpointMode::Dnsrr),
         ..ServiceUpdateRequest::default()
     };
     let no_health = ServiceUpdateRequest {

@@ -82,11 +82,13 @@ fn every_verb_of_the_contract_is_understood() {
         "service update front --publish-add 8081:80 --publish-rm 8080 --publish-rm 53/udp",
         "service update front --scheduler maglev --affinity none --drain-timeout 1m",
         "service update front --health none --idle-timeout 0s",
+        "service update front --endpoint-mode dnsrr",
         "service update front --network-add db --network-rm web --label-add a=b --label-rm c",
         "service rm front back",
         "wait --service front",
         "run --network web -- sleep 9",
         "run --network web --network db --name api --detach -- sh -c true --network x",
+        "run --network web --publish 8080:80 -p 53:53/udp -- ./server",
         "exec api -- ping -c 1 10.0.1.2",
         "status --format json",
         "wait --revision 7 --timeout 500ms",
@@ -343,7 +345,6 @@ fn what_later_versions_bring_is_named_as_such() {
         ("network prune", "'weft network prune'"),
         ("network create web --encrypted", "'--encrypted'"),
         ("network create web --opt a=b", "'--opt'"),
-        ("run --network web --publish=80 -- x", "'--publish'"),
         ("attach web --pid 7 --ip6 fd00::1", "'--ip6'"),
         ("init --autolock", "'--autolock'"),
     ] {
@@ -385,8 +386,6 @@ fn what_later_versions_bring_is_not_offered() {
             assert!(!help.contains(later), "{line} offers {later}");
         }
     }
-    let help = parse("run --help").unwrap_err().to_string();
-    assert!(!help.contains("--publish"), "{help}");
 }
 
 #[test]

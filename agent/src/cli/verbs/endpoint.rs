@@ -25,6 +25,7 @@ pub(super) async fn attach(
         weight: args.weight,
         labels: args.label.into_iter().collect(),
         kind: Kind::Attached,
+        publish: None,
     };
     let endpoint = client.attach(&request).await?;
     if args.read.quiet {

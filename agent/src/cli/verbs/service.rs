@@ -109,6 +109,7 @@ fn update_request(args: ServiceUpdateArgs) -> Result<ServiceUpdateRequest, CliEr
         networks_rm: args.network_rm,
         ports_add: args.publish_add.into_iter().flat_map(|p| p.0).collect(),
         ports_rm: args.publish_rm.into_iter().flat_map(|p| p.0).collect(),
+        mode: args.endpoint_mode,
         scheduler: args.scheduler,
         affinity: args.affinity,
         drain_timeout_ms: args.drain_timeout.map(millis),

@@ -29,6 +29,7 @@ pub(crate) fn service(number: u8, networks: &[u8]) -> Service {
         health: None,
         labels: Labels::new(),
         revision: 1,
+        ends_with_endpoints: false,
     }
 }
 

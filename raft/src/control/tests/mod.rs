@@ -189,6 +189,7 @@ fn create_endpoint(name: &str, network: NetworkId, node: NodeId) -> Command {
         kind: EndpointKind::Attached,
         service: None,
         weight: 1,
+        new_service: None,
     }))
 }
 

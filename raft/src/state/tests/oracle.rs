@@ -22,6 +22,13 @@ pub(super) struct Oracle {
 
 impl Oracle {
     pub(super) fn check(&mut self, before: &View, command: &Command, changes: &[Change]) {
+        if let Command::CreateEndpoint(spec) = command
+            && let Some(wanted) = spec.ipv4.filter(|_| !changes.is_empty())
+        {
+            // Before that of a service that is made with it.
+            let addresses = self.networks.get_mut(&spec.network).unwrap();
+            addresses.take(wanted);
+        }
         for change in changes {
             match change {
                 Change::Network(network) => {

@@ -179,6 +179,24 @@ fn assert_references_hold(view: &View) {
     }
 }
 
+/// A service that ends with its endpoints has one, if it ever had.
+fn assert_services_end(before: &View, after: &View, command: &Command) {
+    let members = |view: &View, id| {
+        let members = view.endpoints.values();
+        { members }.filter(|row| row.service == Some(id)).count()
+    };
+    let marked = before.services.values();
+    for service in { marked }.filter(|service| service.ends_with_endpoints) {
+        let (was, is) = (members(before, service.id), members(after, service.id));
+        let stays = after.services.contains_key(&service.id);
+        let by_hand = matches!(command, Command::RemoveService { id } if *id == service.id);
+        match stays {
+            true => assert!(was == 0 || is > 0, "{service:?}"),
+            false => assert!(was > 0 || by_hand, "{service:?}"),
+        }
+    }
+}
+
 fn is_meshed(view: &View) -> bool {
     view.networks.values().any(|network| network.ingress)
 }
@@ -280,6 +298,7 @@ proptest! {
             prop_assert_eq!(&replica, state.view());
             assert_nothing_is_held_twice(state.view());
             assert_references_hold(state.view());
+            assert_services_end(&before, state.view(), &proposal.command);
             oracle.check(&before, &proposal.command, &changes);
             if let Some(first) = firsts.get(&proposal.request) {
                 prop_assert_eq!(&outcome, first);
