@@ -256,6 +256,7 @@ pub(crate) fn an_endpoint() -> Endpoint {
         backend_error: None,
         state: EndpointState::Ready,
         error: None,
+        notice: None,
         aliases: vec!["backend".into()],
         labels: [].into(),
         kind: Kind::Run {

@@ -127,6 +127,7 @@ impl Daemon {
                     let (state, error) = state(row);
                     Endpoint {
                         backend_error: self.reasons.of(row),
+                        notice: kernel.notice(row).cloned(),
                         ..Endpoint::from_row(row, view, state, error)
                     }
                 })
@@ -161,6 +162,7 @@ impl Daemon {
             };
             Endpoint {
                 backend_error: self.reasons.of(row),
+                notice: kernel.notice(row).cloned(),
                 ..Endpoint::from_row(row, view, state, error)
             }
         })

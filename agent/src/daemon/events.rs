@@ -3,7 +3,7 @@ mod warnings;
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
-use weft_raft::model::{Change, NodeId, Revision, View};
+use weft_raft::model::{self, Change, NodeId, Revision, View};
 
 use super::health::Reasons;
 use crate::api::lookup;
@@ -63,6 +63,22 @@ impl Events {
                 self.send(warning);
             }
         }
+    }
+
+    /// Tells of an endpoint of this node what is to be known of it.
+    pub(super) fn notice(&self, view: &View, row: &model::Endpoint, notice: String) {
+        let endpoint = Endpoint {
+            notice: Some(notice),
+            ..Endpoint::from_row(row, view, EndpointState::Ready, None)
+        };
+        self.send(Event {
+            revision: view.revision,
+            object_type: EventType::Endpoint,
+            action: EventAction::Changed,
+            id: row.id.to_string(),
+            name: Some(row.name.clone()),
+            object: Some(EventObject::Endpoint(Box::new(endpoint))),
+        });
     }
 
     fn send(&self, event: Event) {

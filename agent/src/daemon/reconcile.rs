@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use weft_netns::Identity;
 use weft_overlay::guard::Guard;
 use weft_overlay::host::{HostError, HostMonitor};
 use weft_overlay::{NetnsRef, Overlay, ReconcileReport, SandboxSpec, Scope, Spec};
@@ -60,6 +61,8 @@ pub(super) struct KernelState {
     /// Endpoints (by id) whose containers do not have the service addresses that they should, and
     /// why.
     pub(super) services_failed: BTreeMap<String, String>,
+    /// What else is to be known of endpoints (by id).
+    pub(super) notices: BTreeMap<String, String>,
     /// Why published ports do not work on this node, if so.
     pub(super) ports_error: Option<String>,
     /// Why frames of non-members are not being dropped, if so.
@@ -80,6 +83,11 @@ impl KernelState {
             .get(&id)
             .or_else(|| self.failed.get(&row.network.to_string()))
             .or_else(|| self.services_failed.get(&id))
+    }
+
+    /// What else is to be known of an endpoint of this node.
+    pub(super) fn notice(&self, row: &Endpoint) -> Option<&String> {
+        self.notices.get(&row.id.to_string())
     }
 
     /// Whether anything has to be tried again.
@@ -269,7 +277,7 @@ impl Reconciler {
                 self.events
                     .changes(&self.view, &self.index, local, revision, &changes);
                 self.dirty.merge(self.index.apply(&self.view, &changes));
-                self.services.changes(&self.view, &changes);
+                self.services.changes(&self.view, local, &changes);
                 self.view.apply(revision, &changes);
             }
         }
@@ -504,20 +512,14 @@ impl Reconciler {
         quiet: bool,
         next: &mut KernelState,
     ) {
-        let here = Here {
-            node,
-            boot_id: &self.boot_id,
-        };
+        let here = here(node, &self.boot_id, &self.host_netns);
         let services = &mut self.services;
         let ops = services.reconcile(&self.view, here, full, next).await;
         note_ops(ops, quiet, next);
     }
 
     fn tell_ready(&mut self, node: NodeId, next: &KernelState) {
-        let here = Here {
-            node,
-            boot_id: &self.boot_id,
-        };
+        let here = here(node, &self.boot_id, &self.host_netns);
         let removing = &self.removing;
         let is_there =
             |row: &Endpoint| next.failure(row).is_none() && !removing.contains_key(&row.id);
@@ -615,6 +617,21 @@ impl Reconciler {
         });
     }
 
+    /// Those that are new.
+    fn tell_notices(&self, next: &KernelState) {
+        let known = self.state.borrow().clone();
+        for (id, notice) in &next.notices {
+            if known.notices.get(id) == Some(notice) {
+                continue;
+            }
+            let row = id.parse().ok().and_then(|id| self.view.endpoints.get(&id));
+            if let Some(row) = row {
+                info!(endpoint = id, notice);
+                self.events.notice(&self.view, row, notice.clone());
+            }
+        }
+    }
+
     fn finish(&mut self, mut next: KernelState) {
         self.passes.note(next.has_failures());
         if next.is_all_applied() {
@@ -631,11 +648,22 @@ impl Reconciler {
             self.retry_at = None;
             self.retry_pause = RETRY.0;
         }
+        self.tell_notices(&next);
         self.state.send_if_modified(|state| {
             let changed = **state != next;
             *state = Arc::new(next);
             changed
         });
+    }
+}
+
+fn here<'a>(node: NodeId, boot_id: &'a str, host: &NetnsRef) -> Here<'a> {
+    let (device, inode) = (host.device, host.inode);
+    let host = Identity { device, inode };
+    Here {
+        node,
+        boot_id,
+        host,
     }
 }
 

@@ -175,6 +175,7 @@ fn endpoint_for(request: &AttachRequest, book: &Book) -> Endpoint {
         backend_error: None,
         state: EndpointState::Ready,
         error: None,
+        notice: None,
         aliases: request.aliases.clone(),
         labels: request.labels.clone(),
         kind: request.kind.clone(),

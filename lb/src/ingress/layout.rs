@@ -12,6 +12,9 @@ use crate::spec::Family;
 
 pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// `IFNAMSIZ`.
+const IFNAME_LEN: u32 = 16;
+
 /// Keys with what they map to.
 pub(super) type Elements = BTreeMap<Vec<u8>, MapData>;
 
@@ -35,13 +38,16 @@ pub(super) enum Set {
     Allowed(Family),
     /// Source and chosen node that are one host.
     Peers(Family),
+    /// The host's devices in networks of containers.
+    Networks,
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Allowed(Family::V4),
         Self::Allowed(Family::V6),
         Self::Entries,
+        Self::Networks,
         Self::Peers(Family::V4),
         Self::Peers(Family::V6),
         Self::Restricted,
@@ -53,6 +59,7 @@ impl Set {
             Self::Allowed(Family::V4) => "allowed4",
             Self::Allowed(Family::V6) => "allowed6",
             Self::Entries => "entries",
+            Self::Networks => "networks",
             Self::Peers(Family::V4) => "peers4",
             Self::Peers(Family::V6) => "peers6",
             Self::Restricted => "restricted",
@@ -78,6 +85,7 @@ impl Set {
                 24,
                 MapTarget::RangeEnd,
             ),
+            Self::Networks => (&[KeyType::DEVICE], IFNAME_LEN, nothing),
             Self::Peers(Family::V4) => (&[KeyType::IPV4_ADDR; 2], 8, nothing),
             Self::Peers(Family::V6) => (&[KeyType::IPV6_ADDR; 2], 32, nothing),
         };
@@ -116,6 +124,7 @@ impl Layout {
                 });
                 entries.collect()
             }
+            Set::Networks => keys(spec.networks.iter().map(|name| device_key(name))),
             Set::Rewritten => keys(spec.snat_ports.iter().map(port_key)),
             Set::Restricted => keys(spec.allowed.keys().map(port_key)),
             Set::Allowed(family) => {
@@ -138,6 +147,13 @@ pub(super) fn map_element((key, data): (&Vec<u8>, &MapData)) -> MapElement {
         key: key.clone(),
         data: data.clone(),
     }
+}
+
+/// The name of a device as the kernel compares it.
+pub(super) fn device_key(name: &str) -> Vec<u8> {
+    let mut key = name.as_bytes().to_vec();
+    key.resize(IFNAME_LEN as usize, 0);
+    key
 }
 
 fn keys(keys: impl Iterator<Item = Vec<u8>>) -> Elements {

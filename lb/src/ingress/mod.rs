@@ -17,6 +17,14 @@
 //! (priority `mangle`), when neither mark says anything yet; what they put into other bits after
 //! that stays. Packets that arrive from the mesh have no packet mark.
 //!
+//! # The way out
+//!
+//! What containers send to anywhere else by their legs leaves the host with the host's address (it is
+//! masqueraded): nobody beyond it knows the way to a leg. TCP connections through the legs and into the
+//! mesh agree on segments that fit the way (`maxseg`).
+//!
+//! # Sources
+//!
 //! Where the client's source has no way back it is rewritten, to the host's ingress address on the
 //! ingress network and to the gateway's on the gateway:
 //! - that of a program of the host itself that speaks to `localhost`;
@@ -33,7 +41,9 @@
 //! - New connections from the mesh in frames of no entry node that go on to anywhere.
 //! - What else is routed to the gateway or to the mesh and was not sent there by a published port:
 //!   so containers do not reach one another through the gateway, nor does anybody get at a
-//!   published port past the entry that judges.
+//!   published port past the entry that judges. And what containers send by their legs into a network
+//!   of containers that the host is in ([`networks`](IngressSpec::networks)).
+//! - What containers send on by their legs with an address that is no leg's.
 //! - Packets from the mesh and from containers with addresses of `127.0.0.0/8`, to which
 //!   `route_localnet` (below) opens the door.
 //!
@@ -48,6 +58,7 @@
 //!     set allowed4   { type inet_proto . inet_service . ipv4_addr; flags interval }
 //!     set rewritten  { type inet_proto . inet_service }
 //!     set peers4     { type ipv4_addr . ipv4_addr }
+//!     set networks   { type ifname }
 //!     chain prerouting {
 //!         type filter hook prerouting priority mangle - 10; policy accept;
 //!         iifname "wf-ingress" goto from-mesh
@@ -74,8 +85,19 @@
 //!         meta l4proto . th dport @restricted fib daddr type local \
 //!             meta l4proto . th dport . ip saddr != @allowed4 goto drop-not-allowed
 //!     }
+//!     chain fitting {
+//!         tcp flags syn tcp option maxseg size set rt mtu
+//!     }
+//!     chain leaving {
+//!         ip saddr != LEGS goto drop-foreign
+//!         oifname @networks ct status & dnat == 0 goto drop-not-published
+//!     }
 //!     chain forward {
 //!         type filter hook forward priority filter; policy accept;
+//!         iifname "weft-gw" jump fitting
+//!         oifname "weft-gw" jump fitting
+//!         oifname "wf-ingress" jump fitting
+//!         iifname "weft-gw" jump leaving
 //!         oifname != "wf-ingress" oifname != "weft-gw" accept
 //!         ct state established,related accept
 //!         iifname "wf-ingress" ct mark & MASK == 0 goto drop-no-entry
@@ -86,6 +108,7 @@
 //!         type nat hook postrouting priority srcnat; policy accept;
 //!         oifname "wf-ingress" goto to-mesh
 //!         oifname "weft-gw" goto to-gateway
+//!         ip saddr LEGS masquerade
 //!     }
 //!     chain to-mesh {
 //!         ip saddr 127.0.0.0/8 snat ip to MESH
@@ -141,8 +164,6 @@
 //!   the bridge. Legs that are isolated ports or lack hairpin mode do not get it. Without
 //!   isolation the table's own chain keeps legs apart then, for it sees bridged packets. Where the
 //!   switch is 0, isolation is what keeps them apart, and does not hinder.
-//! - The legs' MTU must not be larger than the mesh's: their TCP then announces a segment size that
-//!   fits, and nothing needs to be clamped.
 
 mod error;
 mod layout;
@@ -159,8 +180,8 @@ use layout::Layout;
 use observe::Observed;
 use plan::Plan;
 pub use spec::{
-    ENTRIES_MAX, IngressSpec, IngressSpecError, MARK_MASK, MARK_SHIFT, NODE_MAX, PEERS_MAX,
-    PORTS_MAX, PREFIXES_MAX, Port, mark,
+    DEVICES_MAX, ENTRIES_MAX, IngressSpec, IngressSpecError, MARK_MASK, MARK_SHIFT, NODE_MAX,
+    PEERS_MAX, PORTS_MAX, PREFIXES_MAX, Port, mark,
 };
 
 /// Most characters of a table's name. The kernel would take 255.
@@ -192,6 +213,8 @@ pub struct IngressReport {
     /// Packets dropped so far on their way to the gateway or to the mesh that no published port
     /// sent there.
     pub not_published: u64,
+    /// Packets dropped so far that a container sent by its leg with an address that is no leg's.
+    pub foreign: u64,
     /// Packets dropped so far with an address of `127.0.0.0/8` from a container or the mesh.
     pub loopback: u64,
     /// Whether the kernel keeps other processes from changing the table (Linux 6.9 and later).

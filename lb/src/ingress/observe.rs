@@ -94,6 +94,7 @@ impl Observed {
             no_entry: dropped(DropReason::NoEntry),
             not_allowed: dropped(DropReason::NotAllowed),
             not_published: dropped(DropReason::NotPublished),
+            foreign: dropped(DropReason::Foreign),
             loopback: dropped(DropReason::Loopback),
             exclusive: self
                 .table

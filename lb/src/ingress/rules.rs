@@ -8,7 +8,7 @@ use weft_netns::nft::{
     PayloadBase, Register, Rule, Verdict,
 };
 
-use super::layout::{FAMILIES, Layout, Set};
+use super::layout::{FAMILIES, Layout, Set, device_key};
 use super::spec::MARK_MASK;
 use crate::exprs::{ROUTE_LOCAL, port_value};
 use crate::layout::address_bytes;
@@ -27,8 +27,6 @@ const STATE_NEW: u32 = 1 << 3;
 const STATUS_DNAT: u32 = 1 << 5;
 /// `ARPHRD_ETHER`.
 const TYPE_ETHERNET: u16 = 1;
-/// `IFNAMSIZ`.
-const IFNAME_LEN: usize = 16;
 /// First byte of every loopback address of IPv4 (RFC 1122 section 3.2.1.3).
 const LOOPBACK4: u8 = 127;
 /// Source and destination in an IPv4 header (RFC 791 section 3.1).
@@ -42,6 +40,8 @@ const FROM_MESH: &str = "from-mesh";
 const FROM_GATEWAY: &str = "from-gateway";
 const TO_MESH: &str = "to-mesh";
 const TO_GATEWAY: &str = "to-gateway";
+const LEAVING: &str = "leaving";
+const FITTING: &str = "fitting";
 const LIMITS: &str = "limits";
 
 /// Why packets are dropped, each with a chain that counts them.
@@ -51,17 +51,20 @@ pub(super) enum DropReason {
     NoEntry,
     /// The source is none of those that the port is for.
     NotAllowed,
-    /// Routed to the gateway or the mesh by no published port.
+    /// Routed to the gateway, the mesh or a network by no published port.
     NotPublished,
+    /// From a container with an address that is not its leg's.
+    Foreign,
     /// A loopback address on a wire.
     Loopback,
 }
 
 impl DropReason {
-    pub(super) const ALL: [Self; 4] = [
+    pub(super) const ALL: [Self; 5] = [
         Self::NoEntry,
         Self::NotAllowed,
         Self::NotPublished,
+        Self::Foreign,
         Self::Loopback,
     ];
 
@@ -70,6 +73,7 @@ impl DropReason {
             Self::NoEntry => "drop-no-entry",
             Self::NotAllowed => "drop-not-allowed",
             Self::NotPublished => "drop-not-published",
+            Self::Foreign => "drop-foreign",
             Self::Loopback => "drop-loopback",
         }
     }
@@ -97,6 +101,8 @@ impl Layout {
             (FROM_GATEWAY, None),
             (TO_MESH, None),
             (TO_GATEWAY, None),
+            (FITTING, None),
+            (LEAVING, None),
             base(PREROUTING, "filter", Hook::PREROUTING, PRIORITY_MARK),
             base(OUTPUT, "route", Hook::OUTPUT, PRIORITY_MARK),
             base(FORWARD, "filter", Hook::FORWARD, PRIORITY_FILTER),
@@ -124,6 +130,8 @@ impl Layout {
         let mut rules = drops.to_vec();
         rules.extend(FAMILIES.map(|family| (LIMITS, limit(family))));
         rules.extend(self.marks());
+        rules.push((FITTING, fit_segment()));
+        rules.extend(self.leaving().into_iter().map(|exprs| (LEAVING, exprs)));
         rules.extend(self.forward().map(|exprs| (FORWARD, exprs)));
         rules.extend(self.sources());
         let rule = |(chain, exprs): (&str, Vec<Expr>)| Rule {
@@ -159,15 +167,47 @@ impl Layout {
         rules
     }
 
+    /// What containers send by their legs. The host may be in networks of containers: nobody gets there
+    /// but by a published port.
+    fn leaving(&self) -> Vec<Vec<Expr>> {
+        let spec = &self.spec;
+        let legs = [spec.gateway4.map(IpNet::V4), spec.gateway6.map(IpNet::V6)];
+        let mut rules: Vec<Vec<Expr>> = { legs.into_iter().flatten() }
+            .map(|legs| {
+                let mut exprs = is_source(legs, CompareOp::NE);
+                exprs.push(goto(DropReason::Foreign.chain()));
+                exprs
+            })
+            .collect();
+        rules.push(
+            [
+                in_devices().to_vec(),
+                vec![ct(CtKey::STATUS), and(STATUS_DNAT), is(&[0; 4])],
+                vec![goto(DropReason::NotPublished.chain())],
+            ]
+            .concat(),
+        );
+        rules
+    }
+
     /// What may pass to the gateway and to the mesh.
-    fn forward(&self) -> [Vec<Expr>; 5] {
+    fn forward(&self) -> [Vec<Expr>; 9] {
         let (mesh, gateway) = (&self.spec.mesh_if, &self.spec.gateway_if);
         let leaves_by = |op, name: &str| device(MetaKey::OUTPUT_NAME, op, name);
         let accept = || vec![Expr::Verdict(Verdict::Accept)];
         let elsewhere = [mesh, gateway].map(|name| leaves_by(CompareOp::NE, name));
+        let from_gateway = device(MetaKey::INPUT_NAME, CompareOp::EQ, gateway).to_vec();
+        let fitted = |mut exprs: Vec<Expr>| {
+            exprs.push(jump(FITTING));
+            exprs
+        };
         let from_mesh = device(MetaKey::INPUT_NAME, CompareOp::EQ, mesh);
         let no_entry = [ct(CtKey::MARK), and(MARK_MASK), is(&[0; 4])];
         [
+            fitted(from_gateway.clone()),
+            fitted(leaves_by(CompareOp::EQ, gateway).to_vec()),
+            fitted(leaves_by(CompareOp::EQ, mesh).to_vec()),
+            [from_gateway, vec![jump(LEAVING)]].concat(),
             [elsewhere.concat(), accept()].concat(),
             [
                 has(CtKey::STATE, STATE_ESTABLISHED_OR_RELATED).to_vec(),
@@ -212,6 +252,9 @@ impl Layout {
             rules.extend(prefixes.map(|exprs| (TO_GATEWAY, exprs)));
         }
         rules.push((TO_GATEWAY, from_any(Source::Device)));
+        // Those that leave the host. Nobody beyond it knows the way to a leg.
+        let outward = { legs.into_iter().flatten() }.map(|legs| from_prefix(legs, Source::Device));
+        rules.extend(outward.map(|exprs| (POSTROUTING, exprs)));
         rules
     }
 }
@@ -331,15 +374,68 @@ fn drop_loopback(offset: u32) -> Vec<Expr> {
 
 /// `ip saddr PREFIX snat ip to ADDRESS`
 fn from_prefix(prefix: IpNet, source: Source) -> Vec<Expr> {
+    let mut exprs = is_source(prefix, CompareOp::EQ);
+    exprs.extend(source.rewrite());
+    exprs
+}
+
+/// `ip saddr PREFIX`, or `ip saddr != PREFIX`; either is of that family only.
+fn is_source(prefix: IpNet, op: CompareOp) -> Vec<Expr> {
     let family = Family::of(prefix.addr());
     let mut exprs = is_family(family);
     exprs.push(source_address(family, Register::R1));
     if prefix.prefix_len() < prefix.max_prefix_len() {
         exprs.push(masked(&address_bytes(prefix.netmask())));
     }
-    exprs.push(is(&address_bytes(prefix.network())));
-    exprs.extend(source.rewrite());
+    exprs.push(Expr::Compare {
+        register: Register::R1,
+        op,
+        value: address_bytes(prefix.network()),
+    });
     exprs
+}
+
+/// `oifname @networks`
+fn in_devices() -> [Expr; 2] {
+    let register = Register::R1;
+    [
+        meta(MetaKey::OUTPUT_NAME),
+        Expr::Lookup {
+            set: Set::Networks.name().to_owned(),
+            register,
+            inverted: false,
+        },
+    ]
+}
+
+/// `tcp flags syn tcp option maxseg size set rt mtu`: a path whose packets are smaller than both ends know
+/// of is not left to messages that many a firewall drops (RFC 2923 section 2.1).
+fn fit_segment() -> Vec<Expr> {
+    /// `IPPROTO_TCP`.
+    const TCP: u8 = 6;
+    /// Flags in a TCP header, and SYN among them (RFC 9293 section 3.1).
+    const FLAGS_AT: u32 = 13;
+    const SYN: u8 = 2;
+    let register = Register::R1;
+    vec![
+        meta(MetaKey::L4PROTO),
+        is(&[TCP]),
+        Expr::Payload {
+            base: PayloadBase::TRANSPORT,
+            offset: FLAGS_AT,
+            len: 1,
+            register,
+        },
+        masked(&[SYN]),
+        Expr::Compare {
+            register,
+            op: CompareOp::NE,
+            value: vec![0],
+        },
+        Expr::RouteSegment { register },
+        Expr::NetworkOrder { register },
+        Expr::LowerSegment { register },
+    ]
 }
 
 /// `ct status dnat meta l4proto . ct original proto-dst @rewritten masquerade`
@@ -396,9 +492,7 @@ fn is_family(family: Family) -> Vec<Expr> {
 }
 
 fn device(key: MetaKey, op: CompareOp, name: &str) -> [Expr; 2] {
-    let mut value = name.as_bytes().to_vec();
-    value.resize(IFNAME_LEN, 0);
-    let register = Register::R1;
+    let (value, register) = (device_key(name), Register::R1);
     [
         meta(key),
         Expr::Compare {
@@ -452,6 +546,10 @@ fn is(value: &[u8]) -> Expr {
         op: CompareOp::EQ,
         value: value.to_vec(),
     }
+}
+
+fn jump(chain: &str) -> Expr {
+    Expr::Verdict(Verdict::Jump(chain.to_owned()))
 }
 
 fn goto(chain: &str) -> Expr {

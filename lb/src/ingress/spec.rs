@@ -25,6 +25,8 @@ pub const PORTS_MAX: usize = 65_536;
 /// with the square of their number: so many are loaded in a third of a second here and removed in
 /// two, and eight times as many in 21 and 52.
 pub const PREFIXES_MAX: usize = 8192;
+/// Most [`networks`](IngressSpec::networks).
+pub const DEVICES_MAX: usize = 65_536;
 /// Most bytes of a device's name (`IFNAMSIZ` without its end).
 const IFNAME_MAX: usize = 15;
 
@@ -58,6 +60,8 @@ pub struct IngressSpec {
     pub snat_ports: BTreeSet<Port>,
     /// Ports that are not for everybody, with who may connect. Nobody may where there is no prefix.
     pub allowed: BTreeMap<Port, BTreeSet<IpNet>>,
+    /// The host's devices in networks of containers. Containers do not get there by their legs.
+    pub networks: BTreeSet<String>,
 }
 
 /// A wanted content that no table can have.
@@ -117,7 +121,10 @@ impl IngressSpec {
     /// # Errors
     /// [`IngressSpecError`], for the first thing that is wrong.
     pub fn check(&self) -> Result<(), IngressSpecError> {
-        for name in [&self.mesh_if, &self.gateway_if] {
+        for name in [&self.mesh_if, &self.gateway_if]
+            .into_iter()
+            .chain(&self.networks)
+        {
             check_interface(name)?;
         }
         if self.mesh_if == self.gateway_if {
@@ -143,6 +150,7 @@ impl IngressSpec {
             ),
             ("ports not for everybody", self.allowed.len(), PORTS_MAX),
             ("allowed prefixes", prefixes, PREFIXES_MAX),
+            ("devices in networks", self.networks.len(), DEVICES_MAX),
         ] {
             if count > max {
                 return Err(IngressSpecError::TooMany { what, count, max });

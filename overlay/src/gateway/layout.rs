@@ -52,6 +52,10 @@ pub const ANSWERS_FAR: u32 = ANSWERS_NEAR + 1;
 /// `RT_TABLE_MAIN`.
 pub const MAIN_TABLE: u32 = 254;
 
+/// Metric of a container's default routes by its leg: high, so that one that somebody else adds counts
+/// at once, and is not refused as a second one of the same.
+pub const EGRESS_METRIC: u32 = 0x7767;
+
 /// `RT_TABLE_LOCAL`.
 pub const LOCAL_TABLE: u32 = 255;
 

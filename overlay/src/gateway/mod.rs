@@ -7,8 +7,10 @@
 //!             mesh ── other nodes             └ wfg.. ═ veth ═ wfgw ── container
 //! ```
 //!
-//! A container answers by its leg what came in by it, whatever its own routes say: a rule leads what
-//! leaves from the leg's address back to the host. What came in by another node carries that node's
+//! A leg is its container's way out ([`GatewaySpec::egress`]): its default route, unless it has another.
+//! And it is the way of clients to the container ([`GatewaySpec::published`]), which answers by its leg what
+//! came in by it, whatever its own routes say: a rule leads what leaves from the leg's address back to the
+//! host. What came in by another node carries that node's
 //! number in its mark ([`mark`]), and goes back by that node's address in the mesh. Legs exchange frames
 //! with the host only (isolated ports): one that answered another past the host would leave out its
 //! translation.
@@ -19,8 +21,9 @@
 //!
 //! Our objects carry names and protocol numbers of our own ([`layout`]), so that others' are never
 //! touched, and ours are known after a restart. Packets that are forwarded between two legs, from the
-//! mesh to anywhere, or to 127.0.0.0/8 (see `plan::switches`) are not refused here: that is for the
-//! packet rules of whoever marks and translates.
+//! mesh to anywhere, or to 127.0.0.0/8 (see `plan::switches`) are not refused here, nor are those that
+//! leave the host given an address that the world knows: that is for the packet rules of whoever marks and
+//! translates.
 
 mod kernel;
 pub mod layout;
@@ -34,6 +37,7 @@ mod spec;
 mod subnet;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,6 +68,9 @@ pub struct GatewayReport {
     pub failed: BTreeMap<String, String>,
     /// Legs whose container is no longer there; that is no failure.
     pub gone: BTreeSet<String>,
+    /// Versions of IP for which a leg of [`GatewaySpec::egress`] is not the way out, because somebody else
+    /// has made a default route in its container. That is no failure either.
+    pub own_way: BTreeMap<String, BTreeSet<observed::Family>>,
     /// What could not be brought to what is wanted besides the legs: the first of it.
     pub error: Option<ApplyError>,
 }
@@ -94,14 +101,24 @@ impl Gateway {
     /// Let it finish: what it has begun goes on when the future is dropped.
     pub async fn reconcile(&mut self, spec: Option<&GatewaySpec>) -> GatewayReport {
         let (host, hub, spec) = (self.host.clone(), self.hub.clone(), spec.cloned());
-        let done = blocking(move || kernel::reconcile(&host, &hub, spec.as_ref())).await;
-        done.unwrap_or_else(|reason| GatewayReport {
-            error: Some(ApplyError {
-                doing: "reconcile".to_owned(),
-                reason,
-            }),
-            ..GatewayReport::default()
-        })
+        reported(blocking(move || kernel::reconcile(&host, &hub, spec.as_ref())).await)
+    }
+
+    /// Brings some legs to what `spec` says, those that it has no more among them, and looks at nothing
+    /// else: what that takes does not grow with the number of legs. To be called while the gateway is
+    /// otherwise as `spec` says; `taken` are the addresses of all other legs. The report tells of these legs
+    /// only.
+    ///
+    /// Let it finish: what it has begun goes on when the future is dropped.
+    pub async fn reconcile_legs(
+        &mut self,
+        spec: &GatewaySpec,
+        keys: BTreeSet<String>,
+        taken: BTreeSet<Ipv4Addr>,
+    ) -> GatewayReport {
+        let (host, hub, part) = (self.host.clone(), self.hub.clone(), spec.part(&keys));
+        let work = move || kernel::reconcile_legs(&host, &hub, &part, &keys, &taken);
+        reported(blocking(work).await)
     }
 
     /// Performs only the first `limit` changes, as an agent does that is killed then. Returns whether
@@ -112,6 +129,16 @@ impl Gateway {
         let work = move || kernel::first_changes(&host, &hub, spec.as_ref(), limit);
         matches!(blocking(work).await, Ok(Ok(true)))
     }
+}
+
+fn reported(done: Result<GatewayReport, String>) -> GatewayReport {
+    done.unwrap_or_else(|reason| GatewayReport {
+        error: Some(ApplyError {
+            doing: "reconcile".to_owned(),
+            reason,
+        }),
+        ..GatewayReport::default()
+    })
 }
 
 impl GatewayReport {

@@ -83,6 +83,9 @@ pub enum Container {
         rules: BTreeSet<Rule>,
         /// Our routes.
         routes: BTreeSet<Route>,
+        /// Versions of IP for which somebody else has made a default route. Looked at only where ours is
+        /// wanted.
+        own_way: BTreeSet<Family>,
     },
 }
 

@@ -20,6 +20,12 @@ pub struct GatewaySpec {
     pub mtu: u32,
     /// The containers that have a leg, by a key of 1 to 64 characters of a-z, 0-9 and -.
     pub legs: BTreeMap<String, NetnsRef>,
+    /// Those of `legs` that clients come to: their containers answer by the leg what came in by it,
+    /// whatever their own routes say.
+    pub published: BTreeSet<String>,
+    /// Those of `legs` that are their container's way out: its default routes lead there. A container that
+    /// has a default route of its own keeps that; see [`GatewayReport::own_way`](super::GatewayReport).
+    pub egress: BTreeSet<String>,
     /// UDP ports of containers that clients come to by their legs, by the keys of `legs`. A server that
     /// listens on all addresses leaves the source of its answer to the kernel, which looks for the way
     /// first; so these ports' answers to clients that are not in a network of the container's go by its
@@ -113,6 +119,47 @@ impl GatewaySpec {
     pub(super) fn hosts(&self) -> u32 {
         let bits = self.subnet4.max_prefix_len() - self.subnet4.prefix_len();
         (1 << bits) - 2
+    }
+
+    /// The legs in which another differs; `None` if it differs in anything else.
+    pub fn differing_legs(&self, other: &Self) -> Option<BTreeSet<String>> {
+        let same = self.subnet4 == other.subnet4
+            && self.subnet6 == other.subnet6
+            && self.mtu == other.mtu
+            && self.mesh == other.mesh;
+        let leg = |spec: &Self, key: &String| {
+            let ports = spec
+                .udp_ports
+                .get(key)
+                .filter(|ports| !ports.is_empty())
+                .cloned();
+            let is = [&spec.published, &spec.egress].map(|keys| keys.contains(key));
+            (spec.legs.get(key).cloned(), is, ports)
+        };
+        let keys: BTreeSet<&String> = self.legs.keys().chain(other.legs.keys()).collect();
+        let differing = keys
+            .into_iter()
+            .filter(|key| leg(self, key) != leg(other, key));
+        same.then(|| differing.cloned().collect())
+    }
+
+    /// Of some legs, without the rest. That they have one container each is not known then.
+    pub(super) fn part(&self, keys: &BTreeSet<String>) -> Self {
+        let ports = self.udp_ports.iter();
+        Self {
+            legs: { self.legs.iter() }
+                .filter(|(key, _)| keys.contains(*key))
+                .map(|(key, netns)| (key.clone(), netns.clone()))
+                .collect(),
+            published: &self.published & keys,
+            egress: &self.egress & keys,
+            udp_ports: ports
+                .filter(|(key, _)| keys.contains(*key))
+                .map(|(key, ports)| (key.clone(), ports.clone()))
+                .collect(),
+            mesh: None,
+            ..*self
+        }
     }
 
     /// The IPv4 address of a number.

@@ -145,6 +145,10 @@ fn wanted(
         let network = lists.networks.iter().find(|n| n.id == endpoint.network_id);
         let network = network.with_context(|| format!("{} is on no network", endpoint.name))?;
         lines.push(interface(network, endpoint)?);
+        if !network.internal {
+            lines.push("host weft-gw".to_owned());
+            lines.push(format!("container {} link wfgw up", endpoint.netns));
+        }
         if matches!(endpoint.kind, Kind::Run { .. }) {
             let inode = inodes.get(&endpoint.netns).context("no inode")?;
             lines.push(format!("directory {inode}"));
@@ -152,11 +156,15 @@ fn wanted(
     }
     // Every container has its own loopback interface, whichever containers there are.
     lines.extend(found.iter().filter(|line| is_loopback(line)).cloned());
-    // One container on several networks has one directory.
-    let directories: BTreeSet<String> = lines
-        .extract_if(.., |line| line.starts_with("directory "))
+    // One container on several networks has one directory and one leg, and the host one end of all.
+    let once: BTreeSet<String> = lines
+        .extract_if(.., |line| {
+            line.starts_with("directory ")
+                || line.ends_with(" link wfgw up")
+                || line == "host weft-gw"
+        })
         .collect();
-    lines.extend(directories);
+    lines.extend(once);
     Ok(lines)
 }
 
@@ -294,6 +302,12 @@ fn container_link(place: &str, row: &Value) -> String {
     let name = text(&row["ifname"]);
     if name == "lo" {
         return format!("container {place} lo");
+    }
+    if name == "wfgw" {
+        // Its address is the node's own business.
+        let up = row["flags"].to_string().contains("\"UP\"");
+        let up = if up { "up" } else { "down" };
+        return format!("container {place} link wfgw {up}");
     }
     let addresses: Vec<String> = row["addr_info"]
         .as_array()

@@ -46,6 +46,9 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// Why it is `failed`, in one line.
     pub error: Option<String>,
+    /// What else is to be known of it, in one line, such as that its container has a default route of its
+    /// own and keeps that; `null` on other nodes, which do not know.
+    pub notice: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
     /// Operator annotations.
@@ -117,6 +120,7 @@ impl Endpoint {
             backend_error: None,
             state,
             error,
+            notice: None,
             aliases: row.aliases.clone(),
             labels: row.labels.clone(),
             kind: row.kind.clone().into(),

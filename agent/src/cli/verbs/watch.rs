@@ -75,8 +75,10 @@ fn sentence(event: &Event) -> String {
                 }
                 _ => String::new(),
             };
+            let notice = endpoint.notice.as_ref();
+            let notice = notice.map_or_else(String::new, |notice| format!("; {notice}"));
             let detail = format!(
-                ": {} at {} on {}{member}",
+                ": {} at {} on {}{member}{notice}",
                 endpoint.state, endpoint.ipv4, endpoint.node
             );
             (format!("{}.{}", endpoint.name, endpoint.network), detail)

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tokio::time::Instant;
+use weft_overlay::gateway::observed::Family;
 use weft_raft::control::ControlPlane;
 use weft_raft::model::{Change, Endpoint, EndpointId, NodeId, View};
 
@@ -47,6 +48,8 @@ pub(super) struct ServicePlane {
     ports: PublishedPorts,
     /// Something that published ports depend on has changed.
     ports_dirty: bool,
+    /// Some container of this node may have got or lost a way out.
+    egress_dirty: bool,
     readiness: Readiness,
     lost: Lost,
 }
@@ -60,6 +63,7 @@ impl ServicePlane {
             counting: Counting::default(),
             ports: PublishedPorts::new(hub),
             ports_dirty: true,
+            egress_dirty: true,
             readiness: Readiness::new(control),
             lost: Lost::start(),
         }
@@ -72,9 +76,11 @@ impl ServicePlane {
         self.ports_dirty = true;
     }
 
-    /// The view changes so.
-    pub(super) fn changes(&mut self, before: &View, changes: &[Change]) {
+    /// The view changes so. `local` is this node.
+    pub(super) fn changes(&mut self, before: &View, local: Option<NodeId>, changes: &[Change]) {
         self.dirty.merge(self.index.apply(before, changes));
+        self.egress_dirty |=
+            { changes.iter() }.any(|change| concerns_egress(before, local, change));
         self.ports_dirty |= changes.iter().any(|change| concerns_ports(before, change));
     }
 
@@ -85,7 +91,7 @@ impl ServicePlane {
 
     /// Whether nothing has changed since the last pass.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_clean() && !self.ports_dirty
+        self.dirty.is_clean() && !self.ports_dirty && !self.egress_dirty
     }
 
     /// Whether published ports have to be looked at.
@@ -124,9 +130,10 @@ impl ServicePlane {
         let mut ops = self.counting.reconcile(wanted, full).await;
         let containers = &mut self.containers;
         ops += containers.reconcile(wanted, scope, &dirty.departed).await;
-        if full || std::mem::take(&mut self.ports_dirty) {
-            self.ports_dirty = false;
-            ops += self.ports.reconcile(view, &self.index, here, full).await;
+        let ports = std::mem::take(&mut self.ports_dirty);
+        if std::mem::take(&mut self.egress_dirty) || ports || full {
+            let work = self.ports.reconcile(view, &self.index, here, full, ports);
+            ops += work.await;
         }
         let mut suspects = self.containers.suspects(wanted);
         let ports = self.ports.suspects();
@@ -135,6 +142,7 @@ impl ServicePlane {
         }
         self.lost.set(suspects);
         next.services_failed = self.failed(view, here);
+        next.notices = self.notices(view, here);
         next.ports_error = self.ports.error().cloned();
         ops
     }
@@ -173,6 +181,27 @@ impl ServicePlane {
         self.ports_dirty = true;
     }
 
+    /// Endpoints that lead out of containers whose way out is another.
+    fn notices(&self, view: &View, here: Here<'_>) -> BTreeMap<String, String> {
+        let mut notices = BTreeMap::new();
+        for (place, families) in self.ports.own_way() {
+            let named = families.iter().map(|family| match family {
+                Family::V4 => "IPv4",
+                Family::V6 => "IPv6",
+            });
+            let named: Vec<&str> = named.collect();
+            let notice = format!(
+                "its container keeps its own default route for {}, and gets none by its host",
+                named.join(" and ")
+            );
+            let rows = self.index.endpoints_at((here.node, *place));
+            let rows = rows.filter_map(|id| view.endpoints.get(&id));
+            let leading = rows.filter(|row| services::published::leads_out(view, row));
+            notices.extend(leading.map(|row| (row.id.to_string(), notice.clone())));
+        }
+        notices
+    }
+
     /// Endpoints in containers whose service addresses are not as wanted, or that published ports
     /// do not reach, and why.
     fn failed(&self, view: &View, here: Here<'_>) -> BTreeMap<String, String> {
@@ -186,6 +215,18 @@ impl ServicePlane {
         }
         failed
     }
+}
+
+/// Whether a container of this node may have got or lost a way out.
+fn concerns_egress(before: &View, local: Option<NodeId>, change: &Change) -> bool {
+    let id = match change {
+        Change::Endpoint(row) if Some(row.node) == local => return true,
+        Change::Endpoint(row) => row.id,
+        Change::EndpointGone(id) => *id,
+        _ => return false,
+    };
+    let row = before.endpoints.get(&id);
+    row.is_some_and(|row| Some(row.node) == local)
 }
 
 /// Whether what this node does for published ports may depend on it.

@@ -1,5 +1,5 @@
-//! Published ports on this node: legs to the containers behind them, the way to the other nodes, and
-//! the tables in the host's namespace.
+//! Between this node's containers and the world: their legs, which are their way out and that of published
+//! ports to them, the way to the other nodes, and the tables in the host's namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use weft_lb::flows::Flows;
 use weft_lb::ingress::{Ingress, IngressSpec};
 use weft_lb::spec::{Changes, Spec};
 use weft_netns::{Identity, Netns};
+use weft_overlay::gateway::observed::Family;
 use weft_overlay::gateway::{
     Gateway, GatewayReport, GatewaySpec, LegAddresses, SUBNET6, choose_subnet, observed_subnet,
 };
@@ -18,16 +19,18 @@ use weft_overlay::host;
 use weft_raft::model::{NodeId, View};
 
 use super::lost::Suspect;
-use crate::translate::services::published::{self, Published};
+use crate::translate::services::published::{self, Published, Target};
 use crate::translate::services::{Here, ServiceIndex};
 
 /// Name of the nftables table that balances published ports. Not the one of a container's service
 /// addresses: the host's namespace may be a container's, too.
 const BALANCE_TABLE: &str = "weft-ports";
+/// Smallest MTU of legs, in bytes: IPv6's (RFC 8200 section 5). A mesh that carries less tells so by ICMP.
+const LEG_MTU_MIN: u32 = 1280;
 /// Name of the one that brings packets back the way that they came.
 pub(in crate::daemon) const RULES_TABLE: &str = "weft-ingress";
 
-/// What this node does for published ports.
+/// What this node does for published ports, and for its containers' way out.
 #[derive(Debug)]
 pub(super) struct PublishedPorts {
     /// Where the gateway keeps its own namespace.
@@ -41,6 +44,8 @@ pub(super) struct PublishedPorts {
     subnet4: Option<Ipv4Net>,
     legs: BTreeMap<Identity, LegAddresses>,
     failed: BTreeMap<Identity, String>,
+    /// Containers whose way out is another than their leg.
+    own_way: BTreeMap<Identity, BTreeSet<Family>>,
     error: Option<String>,
     /// Something of ours may be in the kernel.
     present: bool,
@@ -68,6 +73,7 @@ impl PublishedPorts {
             subnet4: None,
             legs: BTreeMap::new(),
             failed: BTreeMap::new(),
+            own_way: BTreeMap::new(),
             error: None,
             present: true,
         }
@@ -78,52 +84,66 @@ impl PublishedPorts {
         &self.failed
     }
 
-    /// Why published ports do not work on this node, if so.
+    /// Containers that keep a default route of their own, with the versions of IP that it is for.
+    pub(super) fn own_way(&self) -> &BTreeMap<Identity, BTreeSet<Family>> {
+        &self.own_way
+    }
+
+    /// Why published ports and ways out do not work on this node, if so.
     pub(super) fn error(&self) -> Option<&String> {
         self.error.as_ref()
     }
 
     /// Nodes that are down, where this one may have flows to them.
     pub(super) fn suspects(&self) -> BTreeSet<Suspect> {
-        let said = self.tables.as_ref().and_then(|tables| tables.said.as_ref());
-        { said.into_iter() }
+        { self.said().into_iter() }
             .flat_map(Published::at_down_nodes)
             .collect()
     }
 
     /// Brings the kernel to what is wanted, looking at it with `full` even where nothing changed.
-    /// Answers with how many changes that took.
+    /// Without `ports` at most containers have come or gone that no published port leads to. Answers
+    /// with how many changes that took.
     pub(super) async fn reconcile(
         &mut self,
         view: &View,
         index: &ServiceIndex,
         here: Here<'_>,
         full: bool,
+        ports: bool,
     ) -> usize {
-        if !published::is_used(view) {
+        let targets = published::targets(view, index, here);
+        if targets.is_empty() && !published::is_used(view) {
             return self.remove().await;
         }
         self.present = true;
         // Whatever failed is tried again below: a gateway that did is not `made`, nor are tables held.
         self.error = None;
         let mut ops = 0;
-        match self.gateway_spec(view, index, here).await {
-            Ok(spec) if full || self.made.as_ref() != Some(&spec) => {
+        match self.gateway_spec(view, targets, here).await {
+            Ok(spec) => {
                 if self.made.is_none() {
                     let made = self.published(view, index, here, spec.subnet4);
                     ops += self.make_rules(made.rules).await;
                 }
-                ops += self.make_gateway(spec).await;
+                ops += self.make_gateway(spec, full).await;
             }
-            Ok(_) => {}
             Err(error) => self.fail(error),
         }
         // Without a gateway there is nothing that connections could be sent to.
         let Some(gateway4) = self.subnet4 else {
             return ops;
         };
+        if !ports && !full && self.said().is_some() {
+            return ops;
+        }
         let wanted = self.published(view, index, here, gateway4);
         ops + self.make_tables(wanted, full).await
+    }
+
+    /// What the tables say.
+    fn said(&self) -> Option<&Published> {
+        self.tables.as_ref()?.said.as_ref()
     }
 
     fn published(
@@ -133,7 +153,7 @@ impl PublishedPorts {
         here: Here<'_>,
         gateway4: Ipv4Net,
     ) -> Published {
-        published::published(view, index, here.node, gateway4, &self.legs)
+        published::published(view, index, here, gateway4, &self.legs)
     }
 
     /// Takes everything away, if anything may be there.
@@ -177,25 +197,33 @@ impl PublishedPorts {
     async fn gateway_spec(
         &self,
         view: &View,
-        index: &ServiceIndex,
+        targets: BTreeMap<Identity, Target>,
         here: Here<'_>,
     ) -> Result<GatewaySpec, String> {
-        let mut legs = BTreeMap::new();
-        let mut udp_ports = BTreeMap::new();
-        for (place, target) in published::targets(view, index, here) {
-            legs.insert(key(place), target.netns);
-            if !target.udp_ports.is_empty() {
-                udp_ports.insert(key(place), target.udp_ports);
-            }
-        }
-        Ok(GatewaySpec {
+        let mut spec = GatewaySpec {
             subnet4: self.choose_subnet(view, here.node).await?,
             subnet6: SUBNET6,
-            mtu: published::mesh_mtu(view),
-            legs,
-            udp_ports,
+            mtu: published::mesh_mtu(view).max(LEG_MTU_MIN),
+            legs: BTreeMap::new(),
+            published: BTreeSet::new(),
+            egress: BTreeSet::new(),
+            udp_ports: BTreeMap::new(),
             mesh: published::mesh(view, here.node),
-        })
+        };
+        for (place, target) in targets {
+            let key = key(place);
+            for (is, keys) in [
+                (target.published, &mut spec.published),
+                (target.egress, &mut spec.egress),
+            ] {
+                keys.extend(is.then(|| key.clone()));
+            }
+            if !target.udp_ports.is_empty() {
+                spec.udp_ports.insert(key.clone(), target.udp_ports);
+            }
+            spec.legs.insert(key, target.netns);
+        }
+        Ok(spec)
     }
 
     /// An agent that starts goes on with what is there.
@@ -213,12 +241,19 @@ impl PublishedPorts {
                 .ok()
                 .and_then(|facts| observed_subnet(&facts)),
         };
-        choose_subnet(routes, &taken, observed).ok_or_else(|| {
-            "no private range is left for the containers behind published ports".to_owned()
-        })
+        choose_subnet(routes, &taken, observed)
+            .ok_or_else(|| "no private range is left for the containers' way out".to_owned())
     }
 
-    async fn make_gateway(&mut self, spec: GatewaySpec) -> usize {
+    /// All of it, or only the legs that are not as they are known to be.
+    async fn make_gateway(&mut self, spec: GatewaySpec, full: bool) -> usize {
+        let made = self.made.take();
+        let differing = made.as_ref().and_then(|made| made.differing_legs(&spec));
+        let part = differing.filter(|_| !full);
+        if part.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.made = made;
+            return 0;
+        }
         let mut gateway = match self.open_gateway() {
             Ok(gateway) => gateway,
             Err(error) => {
@@ -226,36 +261,53 @@ impl PublishedPorts {
                 return 0;
             }
         };
-        let report = gateway.reconcile(Some(&spec)).await;
+        let report = match part {
+            Some(keys) => {
+                self.forget(|place| keys.contains(&key(place)));
+                let taken = self.legs.values().map(|leg| leg.v4).collect();
+                gateway.reconcile_legs(&spec, keys, taken).await
+            }
+            None => {
+                self.forget(|_| true);
+                gateway.reconcile(Some(&spec)).await
+            }
+        };
         self.gateway = Some(gateway);
         let ops = report.ops;
         self.note(spec, report);
         ops
     }
 
+    /// What is known of containers.
+    fn forget(&mut self, which: impl Fn(Identity) -> bool) {
+        self.legs.retain(|place, _| !which(*place));
+        self.failed.retain(|place, _| !which(*place));
+        self.own_way.retain(|place, _| !which(*place));
+    }
+
+    /// Takes in what is new of containers.
     fn note(&mut self, spec: GatewaySpec, report: GatewayReport) {
-        let places: BTreeMap<&String, Identity> = { spec.legs.iter() }
-            .map(|(key, netns)| {
-                let (device, inode) = (netns.device, netns.inode);
-                (key, Identity { device, inode })
-            })
-            .collect();
-        let place = |key: &String| places.get(key).copied();
-        let legs = report.legs.iter();
-        self.subnet4 = Some(spec.subnet4);
-        self.legs = legs
-            .filter_map(|(key, leg)| Some((place(key)?, *leg)))
-            .collect();
-        let failed = report.failed.into_iter();
-        self.failed = failed
-            .filter_map(|(key, why)| Some((place(&key)?, why)))
-            .collect();
-        for (place, why) in &self.failed {
+        let place = |key: &String| {
+            let netns = spec.legs.get(key)?;
+            let (device, inode) = (netns.device, netns.inode);
+            Some(Identity { device, inode })
+        };
+        for (key, why) in &report.failed {
             warn!(
-                ?place,
-                why, "a container cannot be reached by published ports; trying again"
+                leg = key,
+                why, "a container has no way to the host; trying again"
             );
         }
+        let legs = report.legs.iter();
+        let legs = legs.filter_map(|(key, leg)| Some((place(key)?, *leg)));
+        self.legs.extend(legs);
+        let failed = report.failed.into_iter();
+        let failed = failed.filter_map(|(key, why)| Some((place(&key)?, why)));
+        self.failed.extend(failed);
+        let own_way = report.own_way.into_iter();
+        let own_way = own_way.filter_map(|(key, families)| Some((place(&key)?, families)));
+        self.own_way.extend(own_way);
+        self.subnet4 = Some(spec.subnet4);
         let whole = report.error.is_none() && self.failed.is_empty();
         if let Some(error) = report.error {
             self.fail(error.to_string());
@@ -314,7 +366,10 @@ impl PublishedPorts {
 
     fn fail(&mut self, error: String) {
         if self.error.as_ref() != Some(&error) {
-            warn!(error, "published ports do not work here; trying again");
+            warn!(
+                error,
+                "published ports and ways out do not work here; trying again"
+            );
         }
         self.error = Some(error);
     }
@@ -349,9 +404,20 @@ impl Tables {
     /// What marks and lets in comes before what sends packets there.
     fn make(&mut self, wanted: &Published) -> anyhow::Result<usize> {
         let rules = self.ingress.reconcile(&wanted.rules)?;
+        if wanted.balance.is_empty() {
+            self.balance_nothing()?;
+            return Ok(rules.ops);
+        }
         let report = self.balancer.reconcile(&wanted.balance)?;
         self.lacking = report.lacking();
         Ok(rules.ops + report.ops + usize::from(report.created))
+    }
+
+    /// The table is there while there is something in it.
+    fn balance_nothing(&mut self) -> anyhow::Result<()> {
+        let next = Balancer::open(&Netns::current()?, BALANCE_TABLE)?;
+        self.lacking = None;
+        Ok(std::mem::replace(&mut self.balancer, next).remove()?)
     }
 
     fn change(&mut self, said: &Published, wanted: &Published) -> anyhow::Result<usize> {
@@ -360,7 +426,10 @@ impl Tables {
             ops += self.ingress.reconcile(&wanted.rules)?.ops;
         }
         let changes = changes(&said.balance, &wanted.balance);
-        if !changes.is_empty() {
+        if wanted.balance.is_empty() && !changes.is_empty() {
+            self.balance_nothing()?;
+            ops += changes.len();
+        } else if !changes.is_empty() {
             let mut report = self.balancer.change(&changes)?;
             ops += report.ops;
             if report.created {

@@ -167,14 +167,14 @@ impl ServiceIndex {
     }
 
     /// The endpoints of a container.
-    pub(super) fn endpoints_at(&self, (node, netns): Place) -> impl Iterator<Item = EndpointId> {
+    pub(crate) fn endpoints_at(&self, (node, netns): Place) -> impl Iterator<Item = EndpointId> {
         let first = (node, netns, FIRST_ENDPOINT);
         let last = (node, netns, LAST_ENDPOINT);
         self.at_place.range(first..=last).map(|(_, _, id)| *id)
     }
 
     /// The endpoints of a node.
-    pub(super) fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &Endpoint> {
+    pub(crate) fn endpoints_on(&self, node: NodeId) -> impl Iterator<Item = &Endpoint> {
         let first = (node, FIRST_PLACE, FIRST_ENDPOINT);
         let last = (node, LAST_PLACE, LAST_ENDPOINT);
         let ids = self.at_place.range(first..=last);

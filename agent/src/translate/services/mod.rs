@@ -27,6 +27,8 @@ pub(crate) struct Here<'a> {
     pub(crate) node: NodeId,
     /// Its boot: a namespace of an earlier one is gone, whatever has its number now.
     pub(crate) boot_id: &'a str,
+    /// The host's own namespace, which may be on networks too.
+    pub(crate) host: Identity,
 }
 
 /// A container of this node.

@@ -18,8 +18,8 @@ use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
 use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6};
 use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Vtep};
 use weft_raft::model::{
-    MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort, Scheduler,
-    Service, SourceMode, View,
+    Endpoint, MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort,
+    Scheduler, Service, SourceMode, View,
 };
 
 use super::index::identity;
@@ -81,16 +81,38 @@ fn is_meshed(view: &View) -> bool {
     ports.any(|port| port.mode == PublishMode::Ingress)
 }
 
-/// A container of this node that published ports lead to.
+/// A container of this node that has a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// A way to its namespace.
     pub(crate) netns: NetnsRef,
+    /// Published ports lead to it.
+    pub(crate) published: bool,
+    /// It has a way out of its networks.
+    pub(crate) egress: bool,
     /// Its own ports that are published over UDP.
     pub(crate) udp_ports: BTreeSet<u16>,
 }
 
-/// Containers of this node that published ports lead to.
+impl Target {
+    fn of(row: &Endpoint) -> Self {
+        Self {
+            netns: netns(&row.attachment),
+            published: false,
+            egress: false,
+            udp_ports: BTreeSet::new(),
+        }
+    }
+}
+
+/// Whether an endpoint gives its container a way out.
+pub(crate) fn leads_out(view: &View, row: &Endpoint) -> bool {
+    let network = view.networks.get(&row.network);
+    network.is_some_and(|network| !network.internal && !network.ingress)
+}
+
+/// Containers of this node that have a leg: those that published ports lead to, and those with a way
+/// out.
 pub(crate) fn targets(
     view: &View,
     index: &ServiceIndex,
@@ -105,15 +127,28 @@ pub(crate) fn targets(
         for row in members.filter_map(|id| view.endpoints.get(&id)) {
             if row.node == here.node && row.attachment.boot_id == here.boot_id {
                 let place = identity(&row.attachment);
-                let target = targets.entry(place).or_insert_with(|| Target {
-                    netns: netns(&row.attachment),
-                    udp_ports: BTreeSet::new(),
-                });
+                let target = targets.entry(place).or_insert_with(|| Target::of(row));
+                target.published = true;
                 target.udp_ports.extend(&udp_ports);
             }
         }
     }
+    for row in index.endpoints_on(here.node) {
+        let place = identity(&row.attachment);
+        let here = row.attachment.boot_id == here.boot_id && place != here.host;
+        if here && leads_out(view, row) {
+            let target = targets.entry(place).or_insert_with(|| Target::of(row));
+            target.egress = true;
+        }
+    }
     targets
+}
+
+/// Devices by which this host is in networks of containers.
+fn own_devices(index: &ServiceIndex, here: Here<'_>) -> BTreeSet<String> {
+    let rows = index.endpoints_on(here.node);
+    let own = rows.filter(|row| identity(&row.attachment) == here.host);
+    own.map(|row| row.ifname.clone()).collect()
 }
 
 /// Ways back to the nodes that connections come from.
@@ -177,12 +212,14 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
 pub(crate) fn published(
     view: &View,
     index: &ServiceIndex,
-    local: NodeId,
+    here: Here<'_>,
     gateway4: Ipv4Net,
     legs: &BTreeMap<Identity, LegAddresses>,
 ) -> Published {
+    let local = here.node;
     let mut balance = Spec::new();
     let mut rules = rules(view, local, gateway4);
+    rules.networks = own_devices(index, here);
     for service in view.services.values() {
         let backends = Backends::of(view, index, local, service, legs);
         for port in &service.ports {

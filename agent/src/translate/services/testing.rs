@@ -12,6 +12,10 @@ const BOOT: &str = "this boot";
 pub(crate) const HERE: Here<'static> = Here {
     node: NodeId::new([1; 10]),
     boot_id: BOOT,
+    host: Identity {
+        device: 4,
+        inode: 999,
+    },
 };
 
 /// A service on networks, with the address `.200` of each.

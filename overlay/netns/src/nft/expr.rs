@@ -181,6 +181,23 @@ pub enum Expr {
     RejectPort,
     /// Drops the segment and answers with a TCP reset. Only after TCP was compared for.
     RejectReset,
+    /// Loads the largest TCP segment that fits the routes to where the packet goes and to where it comes
+    /// from: two bytes in host order. Only where it is known which way the packet leaves.
+    RouteSegment {
+        /// Where to.
+        register: Register,
+    },
+    /// Loads two bytes in network order that the register has in host order.
+    NetworkOrder {
+        /// Which.
+        register: Register,
+    },
+    /// Lowers the largest segment that a TCP segment announces (RFC 9293 section 3.7.1) to two bytes in
+    /// network order. Only after TCP was compared for; what announces none does not match.
+    LowerSegment {
+        /// To what.
+        register: Register,
+    },
     /// Counts what comes this far.
     Counter(Counter),
     /// Ends the chain, or goes to another.

@@ -108,6 +108,8 @@ impl KeyType {
     pub const MARK: Self = Self(19);
     /// `classid`: what the priority of a packet is shown as.
     pub const CLASS_ID: Self = Self(23);
+    /// `ifname`: the name of a device, 16 bytes padded with zero bytes.
+    pub const DEVICE: Self = Self(41);
 
     /// The type of values side by side, at most five.
     pub fn concat(fields: &[Self]) -> Self {
@@ -127,7 +129,7 @@ impl KeyType {
             Self::PROTOCOL => 1,
             Self::PORT => 2,
             Self::ETHER_ADDR => 6,
-            Self::IPV6_ADDR => 16,
+            Self::IPV6_ADDR | Self::DEVICE => 16,
             _ => 4,
         });
         lens.collect()

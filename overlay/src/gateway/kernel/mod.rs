@@ -6,16 +6,18 @@ mod observe;
 mod session;
 mod view;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use weft_netns::Netns;
 
 use self::apply::{Applied, apply};
-use self::observe::observe;
+use self::observe::{observe, observe_legs};
 use self::session::Session;
 use super::GatewayReport;
 use super::observed::Observed;
-use super::plan::{assign, plan};
+use super::plan::{Assigned, assign, plan, plan_part};
 use super::spec::GatewaySpec;
 use crate::ApplyError;
 
@@ -41,21 +43,60 @@ fn rounds(
     let mut applied = Applied::default();
     for _ in 0..ROUNDS {
         let observed = observe(&mut session)?;
-        let assigned = spec.map(|spec| assign(spec, &observed)).unwrap_or_default();
+        let none = BTreeSet::new();
+        let assigned = spec.map(|spec| assign(spec, &observed, &none));
         applied = apply(&mut session, &plan(spec, &observed));
-        report.ops += applied.done;
-        report.legs = assigned.legs;
-        report.failed = assigned.failed;
-        report.gone = assigned.gone;
+        report.note(assigned.unwrap_or_default(), &applied);
         applied.failed = applied.failed.or_else(|| no_mesh(spec?, &observed));
         if applied.failed.is_none() && applied.legs.is_empty() {
             break;
         }
     }
-    let Applied { failed, legs, .. } = applied;
-    report.legs.retain(|key, _| !legs.contains_key(key));
-    report.failed.extend(legs);
-    failed.map_or(Ok(()), Err)
+    report.finish(applied)
+}
+
+impl GatewayReport {
+    fn note(&mut self, assigned: Assigned, applied: &Applied) {
+        self.ops += applied.done;
+        self.legs = assigned.legs;
+        self.failed = assigned.failed;
+        self.gone = assigned.gone;
+        self.own_way = assigned.own_way;
+    }
+
+    fn finish(&mut self, applied: Applied) -> Result<(), ApplyError> {
+        let Applied { failed, legs, .. } = applied;
+        self.legs.retain(|key, _| !legs.contains_key(key));
+        self.failed.extend(legs);
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Makes some legs what a part of the spec says. Blocks.
+pub(super) fn reconcile_legs(
+    host: &Netns,
+    hub: &Path,
+    part: &GatewaySpec,
+    keys: &BTreeSet<String>,
+    taken: &BTreeSet<Ipv4Addr>,
+) -> GatewayReport {
+    let mut report = GatewayReport::default();
+    let mut work = || {
+        check(Some(part))?;
+        let mut session = Session::open(host, hub, Some(part))?;
+        let mut applied = Applied::default();
+        for _ in 0..ROUNDS {
+            let observed = observe_legs(&mut session, part, keys)?;
+            applied = apply(&mut session, &plan_part(part, &observed, taken));
+            report.note(assign(part, &observed, taken), &applied);
+            if applied.failed.is_none() && applied.legs.is_empty() {
+                break;
+            }
+        }
+        report.finish(applied)
+    };
+    let error = work().err();
+    GatewayReport { error, ..report }
 }
 
 /// Performs the first `limit` changes only. Returns whether that was all.

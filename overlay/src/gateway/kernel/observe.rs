@@ -1,10 +1,10 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use libc::{EAFNOSUPPORT, EOPNOTSUPP};
+use libc::{EAFNOSUPPORT, ENOENT, EOPNOTSUPP};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::InfoKind;
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{RouteHeader, RouteMessage};
 use netlink_packet_route::rule::RuleMessage;
 use weft_netns::EntryState;
 
@@ -12,8 +12,11 @@ use super::session::{Session, other_end};
 use super::{doing, view};
 use crate::ApplyError;
 use crate::gateway::layout::{self, HOST_END, LEG, LEG_PROTOCOL, PROTOCOL, UPLINK};
-use crate::gateway::observed::{Container, Hub, HubNamespace, HubPort, Observed, Route, Rule};
+use crate::gateway::observed::{
+    Container, Family, Hub, HubNamespace, HubPort, Observed, Route, Rule,
+};
 use crate::gateway::plan::switches;
+use crate::gateway::spec::GatewaySpec;
 use crate::host::is_own_link;
 use crate::kernel::observe::{addresses, get_link, links, tuned};
 use crate::kernel::rtnl::{Rtnl, RtnlError};
@@ -28,15 +31,66 @@ pub(super) fn observe(session: &mut Session<'_>) -> Result<Observed, ApplyError>
     let mut observed = Observed::default();
     let ports = hub(session, &mut observed)?;
     host(session, &mut observed, &ports)?;
-    let spec = session.spec;
-    for (key, netns) in spec.iter().flat_map(|spec| &spec.legs) {
+    if let Some(spec) = session.spec {
+        legs(session, spec, &ports, &mut observed);
+    }
+    Ok(observed)
+}
+
+/// Reads some legs, on a gateway that is there: their ports in the hub, and the containers of those that
+/// `part` still has.
+pub(super) fn observe_legs(
+    session: &mut Session<'_>,
+    part: &GatewaySpec,
+    keys: &BTreeSet<String>,
+) -> Result<Observed, ApplyError> {
+    let failed = doing("read the hub");
+    session.open_hub()?;
+    let place = session.hub.as_mut();
+    let place = place.ok_or_else(|| failed("its namespace is not there".to_owned()))?;
+    let mut get = |name: &str| {
+        get_link(&mut place.rtnl, link_query(Some(name), 0)).map_err(|e| failed(e.to_string()))
+    };
+    let bridge = get(names::BRIDGE)?.map(|link| link.index);
+    let mut hub = Hub::default();
+    let mut ports = Vec::new();
+    for key in keys {
+        if let Some(link) = get(&layout::port(key))? {
+            sort_link(&mut hub, &link, bridge);
+            ports.push(link);
+        }
+    }
+    let mut observed = Observed {
+        ipv6: session
+            .host
+            .sysctls(&[switches::FORWARD6])
+            .is_ok_and(|values| values.first().is_some_and(Option::is_some)),
+        hub: HubNamespace::Present(Box::new(hub)),
+        ..Observed::default()
+    };
+    legs(session, part, &ports, &mut observed);
+    Ok(observed)
+}
+
+/// Reads the containers of legs. `ports` are their ends in the hub.
+fn legs(
+    session: &mut Session<'_>,
+    spec: &GatewaySpec,
+    ports: &[LinkView],
+    observed: &mut Observed,
+) {
+    let ports: BTreeMap<&str, &LinkView> = ports
+        .iter()
+        .map(|port| (port.name.as_str(), port))
+        .collect();
+    for (key, netns) in &spec.legs {
         let name = layout::port(key);
-        let port = ports.iter().find(|port| port.name == name);
-        let (container, inner) = container(session, netns, port);
+        let port = ports.get(name.as_str()).copied();
+        let egress = spec.egress.contains(key);
+        let (container, inner) = container(session, netns, port, egress);
         observed.legs.insert(key.clone(), container);
         set_home(&mut observed.hub, &name, inner);
     }
-    Ok(observed)
 }
 
 /// Returns the hub's veths.
@@ -184,6 +238,7 @@ fn container(
     session: &mut Session<'_>,
     netns: &NetnsRef,
     port: Option<&LinkView>,
+    egress: bool,
 ) -> (Container, Option<Inner>) {
     let mut place = match session.container(netns) {
         Ok(place) => place,
@@ -194,13 +249,14 @@ fn container(
         (Some(hub), Some(port)) => other_end(hub, port, &place.netns, &mut place.rtnl),
         _ => Ok(None),
     };
-    let seen = ours.and_then(|ours| inside(&mut place, ours));
+    let seen = ours.and_then(|ours| inside(&mut place, ours, egress));
     seen.unwrap_or_else(|e| (Container::Unusable(e.to_string()), None))
 }
 
 fn inside(
     place: &mut Place,
     ours: Option<LinkView>,
+    egress: bool,
 ) -> Result<(Container, Option<Inner>), RtnlError> {
     let holder = get_link(&mut place.rtnl, link_query(Some(LEG), 0))?;
     let index = ours.as_ref().map(|link| link.index);
@@ -214,6 +270,10 @@ fn inside(
             .is_some_and(|holder| Some(holder.index) != index),
         rules: rules(&mut place.rtnl, LEG_PROTOCOL)?,
         routes: routes(&mut place.rtnl, LEG_PROTOCOL, name)?,
+        own_way: match egress {
+            true => own_way(&mut place.rtnl)?,
+            false => BTreeSet::new(),
+        },
     };
     let inner = ours.map(|ours| inner(&mut place.rtnl, ours)).transpose()?;
     Ok((container, inner))
@@ -278,13 +338,29 @@ fn routes(
     Ok(found)
 }
 
-/// A family that the kernel does not have has nothing.
+/// Versions of IP for which the main table has a default route that is not ours.
+fn own_way(rtnl: &mut Rtnl) -> Result<BTreeSet<Family>, RtnlError> {
+    let mut found = BTreeSet::new();
+    for family in FAMILIES {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.header.table = RouteHeader::RT_TABLE_MAIN;
+        let objects = dump(rtnl, &RouteNetlinkMessage::GetRoute(query))?;
+        found.extend(objects.iter().filter_map(|object| match object {
+            RouteNetlinkMessage::NewRoute(message) => view::foreign_default(message, LEG_PROTOCOL),
+            _ => None,
+        }));
+    }
+    Ok(found)
+}
+
+/// A family that the kernel does not have has nothing, and a table that nothing was ever in is none.
 fn dump(
     rtnl: &mut Rtnl,
     query: &RouteNetlinkMessage,
 ) -> Result<Vec<RouteNetlinkMessage>, RtnlError> {
     match rtnl.dump(query) {
-        Err(e) if matches!(e.errno(), Some(EAFNOSUPPORT | EOPNOTSUPP)) => Ok(Vec::new()),
+        Err(e) if matches!(e.errno(), Some(EAFNOSUPPORT | EOPNOTSUPP | ENOENT)) => Ok(Vec::new()),
         objects => objects,
     }
 }

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol};
 
@@ -138,6 +140,14 @@ pub(super) fn route(
         local,
         odd,
     })
+}
+
+/// Whose default route it is, if it is one of the main table and not of our protocol number.
+pub(super) fn foreign_default(message: &RouteMessage, protocol: u8) -> Option<Family> {
+    let header = &message.header;
+    let main = header.table == RouteHeader::RT_TABLE_MAIN;
+    let default = header.destination_prefix_length == 0 && header.protocol != protocol.into();
+    family(header.address_family).filter(|_| main && default)
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

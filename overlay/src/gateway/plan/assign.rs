@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::gateway::layout;
-use crate::gateway::observed::{Container, HubNamespace, Observed};
+use crate::gateway::observed::{Container, Family, HubNamespace, Observed};
 use crate::gateway::record::Record;
 use crate::gateway::spec::{GatewaySpec, LegAddresses};
 use crate::observed::Peer;
@@ -16,10 +16,13 @@ pub struct Assigned {
     pub failed: BTreeMap<String, String>,
     /// Those whose container is gone.
     pub gone: BTreeSet<String>,
+    /// Versions of IP for which a leg that is to be the way out is not: the container has another.
+    pub own_way: BTreeMap<String, BTreeSet<Family>>,
 }
 
-/// Which address each leg gets: the one that it is seen to have, else the lowest that is free.
-pub fn assign(spec: &GatewaySpec, observed: &Observed) -> Assigned {
+/// Which address each leg gets: the one that it is seen to have, else the lowest that is free. `taken` are
+/// those that other legs have.
+pub fn assign(spec: &GatewaySpec, observed: &Observed, taken: &BTreeSet<Ipv4Addr>) -> Assigned {
     let mut assigned = Assigned::default();
     let mut attachable = Vec::new();
     let mut faults = spec.leg_faults();
@@ -30,8 +33,18 @@ pub fn assign(spec: &GatewaySpec, observed: &Observed) -> Assigned {
                 continue;
             }
             (_, Some(fault)) => fault,
-            (Some(Container::Here { taken: false, .. }), None) => {
+            (
+                Some(Container::Here {
+                    taken: false,
+                    own_way,
+                    ..
+                }),
+                None,
+            ) => {
                 attachable.push(key);
+                if !own_way.is_empty() && spec.egress.contains(key) {
+                    assigned.own_way.insert(key.clone(), own_way.clone());
+                }
                 continue;
             }
             (Some(Container::Here { taken: true, .. }), None) => {
@@ -44,14 +57,15 @@ pub fn assign(spec: &GatewaySpec, observed: &Observed) -> Assigned {
     }
     let mut held = BTreeMap::new();
     for key in assigned.failed.keys().chain(attachable.iter().copied()) {
-        if let Some(address) = seen(spec, observed, key) {
+        if let Some(address) = seen(spec, observed, key).filter(|seen| !taken.contains(seen)) {
             held.entry(address).or_insert(key.clone());
         }
     }
     let kept: BTreeMap<&String, Ipv4Addr> = held.iter().map(|(a, key)| (key, *a)).collect();
     let mut free = (1..=spec.hosts())
         .map(|number| spec.address4(number))
-        .filter(|address| spec.is_for_legs(*address) && !held.contains_key(address));
+        .filter(|address| spec.is_for_legs(*address))
+        .filter(|address| !held.contains_key(address) && !taken.contains(address));
     for key in attachable {
         if let Some(v4) = kept.get(key).copied().or_else(|| free.next()) {
             let v6 = observed.ipv6.then(|| spec.address6(v4));

@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Planner, routing};
-use crate::gateway::layout::{ANSWERS_FAR, ANSWERS_NEAR, LEG, LEG_PRIORITY, LEG_TABLE, MAIN_TABLE};
+use crate::gateway::layout::{
+    ANSWERS_FAR, ANSWERS_NEAR, EGRESS_METRIC, LEG, LEG_PRIORITY, LEG_TABLE, MAIN_TABLE,
+};
 use crate::gateway::observed::{Action, Container, Family, Route, Rule, Select};
 use crate::gateway::op::Place;
 use crate::gateway::record::Record;
@@ -26,16 +28,25 @@ impl Planner<'_> {
         wanted.extend(addresses.v6.map(|v6| self.spec.net6(v6)));
         let place = Place::Leg(key.to_owned());
         let pair = self.pair(&place, addresses.v4, record.to_alias(), wanted);
-        self.way_back(key, &place, addresses, pair.bare);
+        self.ways(key, &place, addresses, pair.bare);
     }
 
-    /// What leaves from the leg's address goes back through the host, whatever the container's main
-    /// table says. That also makes the kernel take what comes in by the leg for right where it checks
-    /// the way back to the sender (`rp_filter`). `bare`: the interface has no IPv4 routes any more.
-    fn way_back(&mut self, key: &str, place: &Place, addresses: LegAddresses, bare: bool) {
-        let Some(Container::Here { rules, routes, .. }) = self.observed.legs.get(key) else {
+    /// Where clients come by the leg, what leaves from its address goes back through the host, whatever
+    /// the container's main table says. That also makes the kernel take what comes in by the leg for right
+    /// where it checks the way back to the sender (`rp_filter`). Where the leg is the way out, it is the
+    /// main table's default, unless there is another. `bare`: the interface has no IPv4 routes any more.
+    fn ways(&mut self, key: &str, place: &Place, addresses: LegAddresses, bare: bool) {
+        let Some(Container::Here {
+            rules,
+            routes,
+            own_way,
+            ..
+        }) = self.observed.legs.get(key)
+        else {
             return;
         };
+        let (published, egress) = (&self.spec.published, &self.spec.egress);
+        let (published, egress) = (published.contains(key), egress.contains(key));
         let gone = |route: &&Route| {
             bare && route.device.as_deref() == Some(LEG) && route.destination.addr().is_ipv4()
         };
@@ -46,15 +57,24 @@ impl Planner<'_> {
         let v4 = (IpAddr::V4(addresses.v4), IpAddr::V4(self.spec.host4()));
         let (mut wanted_rules, mut wanted_routes) = (BTreeSet::new(), BTreeSet::new());
         for (from, via) in [v4].into_iter().chain(v6) {
-            wanted_rules.insert(Rule {
-                family: Family::of(from),
-                priority: LEG_PRIORITY,
-                select: Select::From(from),
-                action: Action::Table(LEG_TABLE),
-                odd: false,
-            });
-            wanted_rules.extend(self.answers(key, Family::of(from)));
-            wanted_routes.insert(routing::default_route(LEG_TABLE, via, LEG));
+            let family = Family::of(from);
+            if published {
+                wanted_rules.insert(Rule {
+                    family,
+                    priority: LEG_PRIORITY,
+                    select: Select::From(from),
+                    action: Action::Table(LEG_TABLE),
+                    odd: false,
+                });
+                wanted_rules.extend(self.answers(key, family));
+                wanted_routes.insert(routing::default_route(LEG_TABLE, via, LEG));
+            }
+            if egress && !own_way.contains(&family) {
+                wanted_routes.insert(Route {
+                    metric: EGRESS_METRIC,
+                    ..routing::default_route(MAIN_TABLE, via, LEG)
+                });
+            }
         }
         let rules = (&wanted_rules, rules);
         routing::change(&mut self.ops, place, rules, (&wanted_routes, &there));

@@ -11,6 +11,7 @@ pub(crate) mod switches;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use super::layout::{self, UPLINK};
 use super::observed::{Hub, HubNamespace, HubPort, Observed};
@@ -48,7 +49,7 @@ pub fn plan(spec: Option<&GatewaySpec>, observed: &Observed) -> Vec<Op> {
         spec,
         observed,
         hub,
-        assigned: assign(spec, observed),
+        assigned: assign(spec, observed, &BTreeSet::new()),
         ops,
     };
     planner.clear_the_way();
@@ -57,6 +58,25 @@ pub fn plan(spec: Option<&GatewaySpec>, observed: &Observed) -> Vec<Op> {
     planner.legs();
     planner.routing();
     planner.switches();
+    planner.ops
+}
+
+/// The changes that make the legs of a part of a spec look like it, on a gateway that is otherwise as
+/// wanted; see [`GatewaySpec::part`]. `observed` has of the hub only what is of these legs, and `taken` are
+/// the addresses of the others.
+pub fn plan_part(part: &GatewaySpec, observed: &Observed, taken: &BTreeSet<Ipv4Addr>) -> Vec<Op> {
+    let HubNamespace::Present(hub) = &observed.hub else {
+        return Vec::new();
+    };
+    let mut planner = Planner {
+        spec: part,
+        observed,
+        hub,
+        assigned: assign(part, observed, taken),
+        ops: Vec::new(),
+    };
+    planner.remove_ports();
+    planner.legs();
     planner.ops
 }
 
@@ -115,6 +135,11 @@ impl<'a> Planner<'a> {
             .extend(in_host.map(|name| Op::DeleteHostLink { name }));
         let strays = self.hub.strays.iter().cloned();
         self.ops.extend(strays.map(|name| Op::DeleteLink { name }));
+        self.remove_ports();
+    }
+
+    /// Those of legs that are not wanted, or not as they are.
+    fn remove_ports(&mut self) {
         let legs = self.spec.legs.keys().cloned().map(Place::Leg);
         let stay: BTreeSet<String> = legs
             .chain([Place::Host])

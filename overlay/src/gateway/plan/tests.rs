@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use self::any::{MESH, any_observed, any_spec, home, netns, present, v4};
 use super::model::{apply, recorded};
-use super::{assign, plan};
+use super::{assign, plan, plan_part};
 use crate::gateway::layout::{self, HOST_END, LEG, LEG_TABLE, NODE_MAX, UPLINK, mark};
 use crate::gateway::observed::*;
 use crate::gateway::op::Op;
@@ -55,9 +55,9 @@ proptest! {
         before in any_spec(), mut after in any_spec(), mut kernel in any_observed(),
     ) {
         settle(Some(&before), &mut kernel);
-        let had = assign(&before, &kernel).legs;
+        let had = assign(&before, &kernel, &BTreeSet::new()).legs;
         after.subnet4 = before.subnet4;
-        let has = assign(&after, &kernel).legs;
+        let has = assign(&after, &kernel, &BTreeSet::new()).legs;
         for (key, addresses) in has {
             if let Some(earlier) = had.get(&key) {
                 prop_assert_eq!(*earlier, addresses, "{}", key);
@@ -112,6 +112,8 @@ fn empty() -> GatewaySpec {
         subnet6: layout::SUBNET6,
         mtu: 1450,
         legs: BTreeMap::new(),
+        published: BTreeSet::new(),
+        egress: BTreeSet::new(),
         udp_ports: BTreeMap::new(),
         mesh: None,
     }
@@ -174,7 +176,7 @@ fn check(spec: &GatewaySpec, kernel: &mut Observed) {
     );
     let uplink = &hub.ports[UPLINK];
     assert!(uplink.link.up && uplink.link.quiet && uplink.bridged);
-    let assigned = assign(spec, kernel);
+    let assigned = assign(spec, kernel, &BTreeSet::new());
     for name in hub.ports.keys().filter(|name| *name != UPLINK) {
         let key = spec.legs.keys().find(|key| layout::port(key) == *name);
         assert!(
@@ -220,10 +222,23 @@ fn check_leg(spec: &GatewaySpec, kernel: &Observed, hub: &Hub, key: &str, addres
             .iter()
             .any(|net| net.addr() == IpAddr::V4(addresses.v4))
     );
-    let Container::Here { rules, routes, .. } = &kernel.legs[key] else {
+    let Container::Here {
+        rules,
+        routes,
+        own_way,
+        ..
+    } = &kernel.legs[key]
+    else {
         panic!("{key}");
     };
-    assert_eq!(routes.len(), wanted, "{routes:?}");
+    let families = [Family::V4, Family::V6].into_iter().take(wanted);
+    let out = families.filter(|family| !own_way.contains(family)).count();
+    let out = if spec.egress.contains(key) { out } else { 0 };
+    let by_main = routes.iter().filter(|route| route.table == 254).count();
+    assert_eq!(by_main, out, "{routes:?}");
+    let published = spec.published.contains(key);
+    let back = if published { wanted } else { 0 };
+    assert_eq!(routes.len() - by_main, back, "{routes:?}");
     let from = [Some(IpAddr::V4(addresses.v4)), addresses.v6.map(IpAddr::V6)];
     let by_source = from.iter().flatten().filter(|from| {
         rules.iter().any(|rule| {
@@ -231,9 +246,10 @@ fn check_leg(spec: &GatewaySpec, kernel: &Observed, hub: &Hub, key: &str, addres
             to_leg && rule.select == Select::From(**from)
         })
     });
-    assert_eq!(by_source.count(), wanted, "{rules:?}");
+    assert_eq!(by_source.count(), back, "{rules:?}");
     // Each port is answered by the leg's table, after the container's own networks.
-    let ports = spec.udp_ports.get(key).cloned().unwrap_or_default();
+    let ports = spec.udp_ports.get(key).filter(|_| published);
+    let ports = ports.cloned().unwrap_or_default();
     for action in [Action::Near(254), Action::Table(LEG_TABLE)] {
         let answered = rules.iter().filter(|rule| rule.action == action);
         let answered: Vec<u16> = answered
@@ -301,6 +317,7 @@ fn with_legs(count: u64) -> (GatewaySpec, Observed) {
         taken: false,
         rules: BTreeSet::new(),
         routes: BTreeSet::new(),
+        own_way: BTreeSet::new(),
     };
     let legs: BTreeMap<String, NetnsRef> = (0..count)
         .map(|n| (format!("leg{n:04}"), netns(n)))
@@ -317,7 +334,7 @@ fn with_legs(count: u64) -> (GatewaySpec, Observed) {
 fn legs_get_the_lowest_free_addresses_and_both_versions_one_number() {
     let (mut spec, mut kernel) = with_legs(300);
     settle(Some(&spec), &mut kernel);
-    let legs = assign(&spec, &kernel).legs;
+    let legs = assign(&spec, &kernel, &BTreeSet::new()).legs;
     let last = legs["leg0299"];
     assert_eq!(last.v4, Ipv4Addr::new(192, 168, 241, 45));
     assert_eq!(last.v6, "fd77:6566:7400::12d".parse().ok());
@@ -329,7 +346,10 @@ fn legs_get_the_lowest_free_addresses_and_both_versions_one_number() {
         .legs
         .insert("zzz".to_owned(), with_legs(1).1.legs["leg0000"].clone());
     let ops = settle(Some(&spec), &mut kernel);
-    assert_eq!(assign(&spec, &kernel).legs["zzz"].v4, legs["leg0007"].v4);
+    assert_eq!(
+        assign(&spec, &kernel, &BTreeSet::new()).legs["zzz"].v4,
+        legs["leg0007"].v4
+    );
     let touched: BTreeSet<&str> = ops.iter().filter_map(Op::leg).collect();
     assert_eq!(touched, ["zzz"].into());
 }
@@ -351,7 +371,7 @@ fn a_leg_that_cannot_be_looked_into_keeps_its_address_reserved() {
         .legs
         .insert("new".to_owned(), with_legs(1).1.legs["leg0000"].clone());
     settle(Some(&spec), &mut kernel);
-    let assigned = assign(&spec, &kernel);
+    let assigned = assign(&spec, &kernel, &BTreeSet::new());
     assert_eq!(assigned.failed.keys().collect::<Vec<_>>(), [&dark]);
     assert_eq!(assigned.legs["new"].v4, v4(4));
     let after = &present(&kernel).ports;
@@ -411,4 +431,57 @@ fn impossible_specs_are_refused_with_what_would_be_accepted() {
     assert!(spec.fault().unwrap().contains("cannot name an interface"));
     spec.mesh = mesh(MESH, NODE_MAX + 1);
     assert!(spec.fault().unwrap().contains("between 1 and 4095"));
+}
+
+#[test]
+fn a_part_of_the_legs_is_brought_to_what_is_wanted_beside_the_others() {
+    let (mut spec, mut kernel) = with_legs(4);
+    settle(Some(&spec), &mut kernel);
+    let before = spec.clone();
+    let legs = assign(&spec, &kernel, &BTreeSet::new()).legs;
+    let here = kernel.legs["leg0000"].clone();
+    // One goes, one comes, one gets the way out.
+    spec.legs.remove("leg0001");
+    spec.legs.insert("new".to_owned(), netns(99));
+    spec.egress = ["leg0002", "new"].map(str::to_owned).into();
+    let keys = before.differing_legs(&spec).unwrap();
+    assert_eq!(
+        keys,
+        ["leg0001", "leg0002", "new"].map(str::to_owned).into()
+    );
+    let others = legs.iter().filter(|(key, _)| !keys.contains(*key));
+    let taken: BTreeSet<Ipv4Addr> = others.map(|(_, leg)| leg.v4).collect();
+    let part = spec.part(&keys);
+    let HubNamespace::Present(hub) = &mut kernel.hub else {
+        panic!("no hub");
+    };
+    let ports: Vec<String> = keys.iter().map(|key| layout::port(key)).collect();
+    hub.ports.retain(|name, _| ports.contains(name));
+    kernel.legs.insert("new".to_owned(), here);
+    for op in plan_part(&part, &kernel, &taken) {
+        apply(&mut kernel, &op);
+    }
+    assert_eq!(plan_part(&part, &kernel, &taken), vec![]);
+    let now = assign(&part, &kernel, &taken).legs;
+    assert_eq!(now["leg0002"], legs["leg0002"]);
+    assert_eq!(now["new"], legs["leg0001"], "the lowest that is free");
+    assert!(
+        !present(&kernel)
+            .ports
+            .contains_key(&layout::port("leg0001"))
+    );
+    let Container::Here { routes, rules, .. } = &kernel.legs["new"] else {
+        panic!("not there");
+    };
+    let defaults = routes
+        .iter()
+        .filter(|route| route.table == layout::MAIN_TABLE);
+    assert_eq!((defaults.count(), routes.len(), rules.len()), (2, 2, 0));
+    // What is not of legs takes all of it.
+    let other = GatewaySpec {
+        mtu: 1400,
+        ..spec.clone()
+    };
+    assert_eq!(spec.differing_legs(&other), None);
+    assert_eq!(spec.differing_legs(&spec), Some(BTreeSet::new()));
 }

@@ -218,7 +218,9 @@ impl Walk<'_> {
             Expr::Random { register, .. }
             | Expr::Counted { register, .. }
             | Expr::Hash { register, .. }
-            | Expr::RouteType { register } => {
+            | Expr::RouteType { register }
+            | Expr::RouteSegment { register }
+            | Expr::NetworkOrder { register } => {
                 registers.load(*register, None);
                 Fits::Yes
             }
@@ -226,6 +228,7 @@ impl Walk<'_> {
                 registers.load(*target, None);
                 Fits::Maybe
             }
+            Expr::LowerSegment { .. } => Fits::Maybe,
             Expr::SetMeta { .. }
             | Expr::SetCt { .. }
             | Expr::SetTimeout { .. }

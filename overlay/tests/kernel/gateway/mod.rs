@@ -1,12 +1,13 @@
 //! The gateway of a host and its legs.
 
 mod drift;
+mod egress;
 mod life;
 mod scale;
 mod switches;
 mod ways;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use crate::lab::*;
 /// A case and its name.
 type Case = (&'static str, fn());
 
-pub(crate) const CASES: [&[Case]; 5] = [
+pub(crate) const CASES: [&[Case]; 6] = [
     drift::CASES,
+    egress::CASES,
     life::CASES,
     scale::CASES,
     switches::CASES,
@@ -48,6 +50,8 @@ fn spec(legs: &[(&str, &PathBuf)]) -> GatewaySpec {
         subnet4: "192.168.240.0/20".parse().unwrap(),
         subnet6: SUBNET6,
         mtu: 1450,
+        published: legs.clone().map(|(key, _)| key).collect(),
+        egress: BTreeSet::new(),
         legs: legs.collect(),
         udp_ports: BTreeMap::new(),
         mesh: None,

@@ -17,6 +17,7 @@ mod t60_services;
 mod t60_services_cli;
 mod t61_health;
 mod t62_ingress;
+mod t64_egress;
 mod t65_idle;
 mod t66_numbers;
 mod t67_control_services;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         t60_services_cli::CASES,
         t61_health::CASES,
         t62_ingress::CASES,
+        t64_egress::CASES,
         t65_idle::CASES,
         t66_numbers::CASES,
         t67_control_services::CASES,

@@ -225,10 +225,13 @@ fn there_before_the_command() -> Result<()> {
         .as_array()
         .into_iter()
         .flatten()
+        .filter(|link| link["ifname"] != "wfgw")
         .map(|link| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let local = link["addr_info"][0]["local"].clone();
-            let up = link["operstate"] == "UP" || link["ifname"] == "lo";
+            // Its carrier; the kernel tells of that in `operstate` up to a second later.
+            let mut flags = link["flags"].as_array().into_iter().flatten();
+            let up = flags.any(|flag| flag == "LOWER_UP");
             format!("{} {} {up}", text(&link["ifname"]), text(&local))
         })
         .collect();
@@ -417,6 +420,7 @@ fn the_last_detach() -> Result<()> {
         .into_iter()
         .flatten()
         .filter_map(|link| link["ifname"].as_str())
+        .filter(|name| *name != "wfgw")
         .collect();
     ensure!(names == ["lo", "eth1"], "{names:?}");
     cluster.weft(1, "detach two.db")?;

@@ -283,7 +283,7 @@ done
 
 /// What a reboot does to `/run`.
 const EMPTY_RUN: &str = r#"
-umount /run/weft/netns/* 2>&1
+umount /run/weft/netns/* /run/weft/gateway 2>&1
 for name in $(ip netns list | cut -d' ' -f1); do ip netns delete "$name"; done
 rm -rf /run/weft
 "#;

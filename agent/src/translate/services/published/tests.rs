@@ -62,7 +62,7 @@ fn legs(numbers: &[u8]) -> BTreeMap<Identity, LegAddresses> {
 
 fn made(known: &Known, legs: &BTreeMap<Identity, LegAddresses>) -> Published {
     let gateway4 = "192.168.240.0/20".parse().unwrap();
-    published(&known.view, &known.index, HERE.node, gateway4, legs)
+    published(&known.view, &known.index, HERE, gateway4, legs)
 }
 
 fn key(address: Address) -> ServiceKey {

@@ -42,6 +42,17 @@ const BITWISE_MASK_XOR: u32 = 0;
 const NAT_SOURCE: u32 = 0;
 /// `NFT_NAT_DNAT`.
 const NAT_DESTINATION: u32 = 1;
+/// `NFT_RT_TCPMSS`.
+const ROUTE_SEGMENT: u32 = 3;
+/// `NFT_BYTEORDER_HTON`.
+const TO_NETWORK_ORDER: u32 = 1;
+/// `NFT_EXTHDR_OP_TCPOPT`.
+const OPTION_OF_TCP: u32 = 1;
+/// `TCPOPT_MSS`.
+const SEGMENT_OPTION: u8 = 2;
+/// Where the number is in that option, and how long.
+const SEGMENT_AT: u32 = 2;
+const SEGMENT_LEN: u32 = 2;
 /// `NFT_REJECT_TCP_RST`.
 const REJECT_RESET: u32 = 1;
 /// `NFT_REJECT_ICMPX_UNREACH`: ICMP or ICMPv6 as the packet needs.
@@ -87,6 +98,9 @@ impl Expr {
             Self::DestinationNat { .. } | Self::SourceNat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::RejectPort | Self::RejectReset => "reject",
+            Self::RouteSegment { .. } => "rt",
+            Self::NetworkOrder { .. } => "byteorder",
+            Self::LowerSegment { .. } => "exthdr",
             Self::Counter(_) => "counter",
             Self::Other(name) => name,
         }
@@ -165,6 +179,9 @@ impl Expr {
             | Self::RouteType { .. }
             | Self::DestinationNat { .. }
             | Self::SourceNat { .. } => self.write_numbers(data),
+            Self::RouteSegment { .. } | Self::NetworkOrder { .. } | Self::LowerSegment { .. } => {
+                self.write_segment(data);
+            }
             Self::Masquerade | Self::Other(_) => {}
         }
     }
@@ -288,6 +305,30 @@ impl Expr {
         }
     }
 
+    /// Expressions about the largest segment of TCP.
+    fn write_segment(&self, data: &mut AttrWriter) {
+        match self {
+            Self::RouteSegment { register } => {
+                data.u32(1, register.0);
+                data.u32(2, ROUTE_SEGMENT);
+            }
+            Self::NetworkOrder { register } => {
+                let numbers = [register.0, register.0, TO_NETWORK_ORDER, SEGMENT_LEN];
+                for (kind, value) in (1..).zip(numbers.into_iter().chain([SEGMENT_LEN])) {
+                    data.u32(kind, value);
+                }
+            }
+            Self::LowerSegment { register } => {
+                data.bytes(2, &[SEGMENT_OPTION]);
+                data.u32(3, SEGMENT_AT);
+                data.u32(4, SEGMENT_LEN);
+                data.u32(6, OPTION_OF_TCP);
+                data.u32(7, register.0);
+            }
+            _ => {}
+        }
+    }
+
     fn read_data(name: String, data: &Fields<'_>) -> Result<Self, Malformed> {
         Ok(match name.as_str() {
             "meta" => match data.register(3)? {
@@ -370,6 +411,15 @@ impl Expr {
             },
             "nat" => data.nat()?.unwrap_or(Self::Other(name)),
             "masq" if data.get(1)?.is_none() && data.get(2)?.is_none() => Self::Masquerade,
+            "rt" if data.u32(2)? == ROUTE_SEGMENT => Self::RouteSegment {
+                register: Register(data.u32(1)?),
+            },
+            "byteorder" if data.is_to_network_order()? => Self::NetworkOrder {
+                register: Register(data.u32(1)?),
+            },
+            "exthdr" if data.is_segment_option()? => Self::LowerSegment {
+                register: Register(data.u32(7)?),
+            },
             "reject" if data.u32(1)? == REJECT_RESET => Self::RejectReset,
             "reject" if data.u32(1)? == REJECT_ICMPX && data.is_byte(2, REJECT_PORT)? => {
                 Self::RejectPort
@@ -472,6 +522,23 @@ impl<'a> Fields<'a> {
 
     fn is_byte(&self, kind: u16, value: u8) -> Result<bool, Malformed> {
         Ok(self.get(kind)?.is_some_and(|attr| attr.value == [value]))
+    }
+
+    /// Two bytes, in place.
+    fn is_to_network_order(&self) -> Result<bool, Malformed> {
+        let lengths = [self.u32(4)?, self.u32(5)?];
+        Ok(self.u32(1)? == self.u32(2)?
+            && self.u32(3)? == TO_NETWORK_ORDER
+            && lengths == [SEGMENT_LEN; 2])
+    }
+
+    /// Written, not read.
+    fn is_segment_option(&self) -> Result<bool, Malformed> {
+        Ok(self.get(7)?.is_some()
+            && self.is_byte(2, SEGMENT_OPTION)?
+            && self.u32(3)? == SEGMENT_AT
+            && self.u32(4)? == SEGMENT_LEN
+            && self.u32_or_zero(6)? == OPTION_OF_TCP)
     }
 
     /// The bytes inside a nested data attribute.

@@ -174,6 +174,9 @@ fn every_expression_reads_as_it_was_written() {
         Expr::Masquerade,
         Expr::RejectPort,
         Expr::RejectReset,
+        Expr::RouteSegment { register },
+        Expr::NetworkOrder { register },
+        Expr::LowerSegment { register },
         Expr::Other("limit".into()),
     ];
     let rule = Rule {

@@ -83,6 +83,7 @@ prop_compose! {
     // Six addresses for legs at most, and up to five legs: a /29; with a /30 there is one.
     pub(super) fn any_spec()(prefix in prop_oneof![4 => Just(29u8), 1 => Just(30)], mtu in any_mtu(),
                   legs in btree_map(any_key(), 1u64..8, 0..5),
+                  published in btree_set(any_key(), 0..6), egress in btree_set(any_key(), 0..6),
                   udp_ports in btree_map(any_key(), btree_set(52u16..56, 0..3), 0..3),
                   mesh in option::weighted(0.7, any_mesh())) -> GatewaySpec {
         GatewaySpec {
@@ -90,6 +91,8 @@ prop_compose! {
             subnet6: layout::SUBNET6,
             mtu,
             legs: legs.into_iter().map(|(key, n)| (key, netns(n))).collect(),
+            published,
+            egress,
             udp_ports,
             mesh,
         }
@@ -155,9 +158,18 @@ prop_compose! {
 }
 
 fn any_container() -> impl Strategy<Value = Container> {
-    let here = (prop::bool::weighted(0.1), any_rules(), any_routes(LEG));
+    let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let own_way = prop_oneof![3 => Just(BTreeSet::new()), 1 => btree_set(family, 1..3)];
+    let here = (
+        prop::bool::weighted(0.1),
+        any_rules(),
+        any_routes(LEG),
+        own_way,
+    );
     prop_oneof![
-        6 => here.prop_map(|(taken, rules, routes)| Container::Here { taken, rules, routes }),
+        6 => here.prop_map(|(taken, rules, routes, own_way)| {
+            Container::Here { taken, rules, routes, own_way }
+        }),
         1 => Just(Container::Gone),
         1 => Just(Container::Unusable("no".to_owned())),
     ]
@@ -198,7 +210,11 @@ fn any_rules() -> impl Strategy<Value = BTreeSet<Rule>> {
 }
 
 fn any_routes(device: &'static str) -> impl Strategy<Value = BTreeSet<Route>> {
-    let table = prop_oneof![Just(LEG_TABLE), (1u16..5).prop_map(layout::table)];
+    let table = prop_oneof![
+        Just(LEG_TABLE),
+        Just(layout::MAIN_TABLE),
+        (1u16..5).prop_map(layout::table)
+    ];
     let via = prop_oneof![
         (1u8..6).prop_map(|n| IpAddr::V4(v4(n))),
         (1u8..6).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 0, 0, n))),
@@ -209,7 +225,7 @@ fn any_routes(device: &'static str) -> impl Strategy<Value = BTreeSet<Route>> {
     let route = (table, via, device, odd, any::<bool>());
     btree_set(
         route.prop_map(|(table, via, device, odd, metric)| Route {
-            metric: u32::from(metric),
+            metric: if metric { layout::EGRESS_METRIC } else { 0 },
             odd,
             ..routing::default_route(table, via, device)
         }),
