@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod container;
 pub mod daemon;
+pub mod dataplane;
 pub mod duration;
 pub mod exit;
 pub mod health;

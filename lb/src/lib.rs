@@ -18,6 +18,8 @@
 //!   on other nodes see the client and answer through the node that it spoke to.
 //! - [`flows`]: forgets the flows of backends that are gone, and counts those of each.
 //! - [`stats`]: what the backends of a namespace take and answer, in counters of the kernel.
+//! - [`relay`]: what a process does that passes connections on with a header in front (PROXY protocol),
+//!   for ports whose backends want that; the decisions, not the sockets.
 //! - [`least_conn`]: weights by which backends with fewer flows get more of the new ones.
 //!
 //! # What is not here
@@ -153,6 +155,7 @@ pub mod least_conn;
 mod maglev;
 mod observed;
 mod plan;
+pub mod relay;
 mod slots;
 pub mod spec;
 pub mod stats;

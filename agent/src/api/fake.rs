@@ -385,6 +385,14 @@ pub(crate) fn a_status() -> Status {
             not_after: 2,
             expires_in_s: 7_000_000,
         }),
+        dataplane: Some(DataplaneStatus {
+            pid: 4712,
+            version: "0.1.0".into(),
+            connections: 5,
+            refused: 1,
+            unreachable: 2,
+            lost: 3,
+        }),
     }
 }
 

@@ -74,6 +74,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     };
     match cli.verb {
         Verb::Agent(args) => agent(args, cli.socket),
+        Verb::Dataplane(args) => {
+            crate::dataplane::run(args.run_dir, args.log_format, args.log_level)
+                .map_err(|error| CliError::failed(chain(&error)))
+        }
         Verb::Run(args) => crate::container::run(&context(cli.socket), args),
         Verb::Exec(args) => crate::container::exec(&context(cli.socket), args),
         Verb::Lab(command) => crate::lab::run(&context(cli.socket), command),

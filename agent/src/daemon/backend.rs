@@ -12,6 +12,7 @@ use weft_raft::command::{Command, NetworkSpec, Object, SubnetSpec};
 use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
 use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
+use super::dataplane::Report;
 use super::events::{self, Events};
 use super::health::Reasons;
 use super::reconcile::{GUARD_TABLE, KernelState, Passes};
@@ -36,6 +37,7 @@ const ASK_LEADER: Duration = Duration::from_millis(500);
 pub(super) struct Daemon {
     pub(super) control: ControlPlane,
     pub(super) kernel: watch::Receiver<Arc<KernelState>>,
+    dataplane: watch::Receiver<Arc<Report>>,
     pub(super) node_name: Option<String>,
     /// Where the sandboxes are.
     pub(super) netns_dir: PathBuf,
@@ -55,6 +57,8 @@ pub(super) struct DaemonParts {
     pub(super) control: ControlPlane,
     /// What this node's kernel reflects.
     pub(super) kernel: watch::Receiver<Arc<KernelState>>,
+    /// What its data-plane process does.
+    pub(super) dataplane: watch::Receiver<Arc<Report>>,
     /// How often it was looked at.
     pub(super) passes: Arc<Passes>,
     /// What happens.
@@ -70,6 +74,7 @@ impl Daemon {
         Self {
             control: parts.control,
             kernel: parts.kernel,
+            dataplane: parts.dataplane,
             node_name: config.node_name.clone(),
             netns_dir: config.netns_dir(),
             passes: parts.passes,
@@ -210,10 +215,12 @@ impl Backend for Daemon {
                 true => self.control.applied(ASK_LEADER).await.unwrap_or_default(),
                 false => wait::AppliedMap::new(),
             };
+            let dataplane = self.dataplane.borrow().clone();
             let known = convert::Known {
                 control: &control,
                 kernel: &kernel,
                 features: &self.features,
+                dataplane: &dataplane,
                 applied: &applied,
             };
             Ok(self.control.with_view(|view| convert::status(&known, view)))

@@ -10,12 +10,14 @@ use weft_raft::control::{
 };
 use weft_raft::model::{NodeId, View};
 
+use super::dataplane::Report;
 use super::reconcile::KernelState;
 use super::wait::AppliedMap;
 use crate::api::types::host_wide;
 use crate::api::types::{
-    ApiError, Certificate, ErrorCode, Feature, Managers, Peer, Problem, Status,
+    ApiError, Certificate, DataplaneStatus, ErrorCode, Feature, Managers, Peer, Problem, Status,
 };
+use crate::dataplane::wire::State;
 
 /// What the kernel was probed for.
 pub(super) fn features(features: &Features) -> Vec<Feature> {
@@ -40,6 +42,7 @@ pub(super) struct Known<'a> {
     pub(super) control: &'a ControlStatus,
     pub(super) kernel: &'a KernelState,
     pub(super) features: &'a [Feature],
+    pub(super) dataplane: &'a Report,
     /// What the nodes' kernels reflect, where this node was told.
     pub(super) applied: &'a AppliedMap,
 }
@@ -50,6 +53,7 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         control,
         kernel,
         features,
+        dataplane,
         applied,
     } = known;
     let member = control.member;
@@ -67,11 +71,25 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         managers: managers(control.managers),
         peers: peers(control, applied, view),
         features: features.to_vec(),
-        problems: problems(control, kernel, view),
+        problems: problems(control, kernel, dataplane, view),
         warnings: own.map(|node| host_wide(node)).unwrap_or_default(),
         drops: drops(control, kernel),
         certificate: certificate(control),
+        dataplane: dataplane_status(dataplane),
     }
+}
+
+fn dataplane_status(report: &Report) -> Option<DataplaneStatus> {
+    let (pid, version) = report.process.clone()?;
+    let sum = |of: fn(&State) -> u64| report.states.iter().map(of).sum();
+    Some(DataplaneStatus {
+        pid,
+        version,
+        connections: sum(|state| state.connections),
+        refused: sum(|state| state.refused),
+        unreachable: sum(|state| state.unreachable),
+        lost: report.lost,
+    })
 }
 
 fn managers(quorum: Quorum) -> Managers {
@@ -104,7 +122,12 @@ fn peers(control: &ControlStatus, applied: &AppliedMap, view: &View) -> Vec<Peer
         .collect()
 }
 
-fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<Problem> {
+fn problems(
+    control: &ControlStatus,
+    kernel: &KernelState,
+    dataplane: &Report,
+    view: &View,
+) -> Vec<Problem> {
     let fault = control.fault.iter().map(|message| Problem {
         object: "store".to_owned(),
         message: format!("this manager takes part in no decision until it is restarted: {message}"),
@@ -115,6 +138,13 @@ fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<P
     });
     let ports = kernel.ports_error.iter().map(|message| Problem {
         object: "published ports".to_owned(),
+        message: message.clone(),
+    });
+    // What it was first told of is among the published ports' problems already.
+    let process =
+        { dataplane.error.iter() }.filter(|error| kernel.ports_error.as_ref() != Some(error));
+    let process = process.map(|message| Problem {
+        object: "data-plane process".to_owned(),
         message: message.clone(),
     });
     let networks = kernel.failed.iter().map(|(id, message)| {
@@ -136,6 +166,7 @@ fn problems(control: &ControlStatus, kernel: &KernelState, view: &View) -> Vec<P
     fault
         .chain(guard)
         .chain(ports)
+        .chain(process)
         .chain(networks)
         .chain(endpoints)
         .chain(services)

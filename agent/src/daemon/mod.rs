@@ -4,6 +4,7 @@ mod attach;
 mod backend;
 mod claim;
 mod convert;
+mod dataplane;
 mod events;
 mod facts;
 mod health;
@@ -12,7 +13,6 @@ mod liveness;
 mod marker;
 mod member;
 mod metrics;
-mod not_yet;
 mod notices;
 mod reconcile;
 mod service_plane;
@@ -34,6 +34,7 @@ use weft_raft::control::{self, ControlConfig, ControlPlane};
 
 use self::backend::{Daemon, DaemonParts};
 use self::claim::RunClaim;
+use self::dataplane::Dataplane;
 use self::events::Events;
 use self::health::Health;
 use self::reconcile::{Parts, Reconciler};
@@ -107,6 +108,8 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     let health = Health::start(control.clone(), &config.run_dir);
     let (reasons, probes) = (health.reasons(), health.counters());
     let events = Events::new(reasons.clone());
+    let dataplane = Dataplane::start(config);
+    let processes = dataplane.reports();
     let features = convert::features(overlay.features());
     let (reconciler, kernel) = Reconciler::new(Parts {
         control: control.clone(),
@@ -114,6 +117,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         host: host::monitor()?,
         events: events.clone(),
         health,
+        dataplane,
         host_netns: host_netns()?,
         run_dir: config.run_dir.clone(),
         resync: config.resync,
@@ -122,6 +126,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     let parts = DaemonParts {
         control: control.clone(),
         kernel,
+        dataplane: processes,
         passes: reconciler.passes(),
         events,
         reasons,

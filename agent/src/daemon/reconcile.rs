@@ -24,6 +24,7 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
 use weft_raft::watch::{Subscription, WatchItem};
 
+use super::dataplane::Dataplane;
 use super::events::Events;
 use super::facts::FactsKeeper;
 use super::health::Health;
@@ -178,6 +179,8 @@ pub(super) struct Parts {
     pub(super) events: Events,
     /// Looks after the health of backends.
     pub(super) health: Health,
+    /// Does what the kernel cannot.
+    pub(super) dataplane: Dataplane,
     /// The namespace of the underlay.
     pub(super) host_netns: NetnsRef,
     /// `--run-dir`.
@@ -197,7 +200,11 @@ impl Reconciler {
             facts: FactsKeeper::new(parts.control.clone()),
             marker: Marker::new(&parts.run_dir),
             health: parts.health,
-            services: ServicePlane::new(parts.control.clone(), parts.run_dir.join(GATEWAY_HUB)),
+            services: ServicePlane::new(
+                parts.control.clone(),
+                parts.run_dir.join(GATEWAY_HUB),
+                parts.dataplane,
+            ),
             mesh: None,
             host_netns: parts.host_netns,
             control: parts.control,

@@ -16,7 +16,6 @@ use weft_raft::model::{self, NetworkId, NodeId, PublishedPort, ServiceId, View};
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
-use super::not_yet;
 use super::service_plane;
 use super::wait;
 use crate::api::types::host_wide;
@@ -79,7 +78,6 @@ pub(super) async fn create(
     request: ServiceCreateRequest,
 ) -> Result<ServiceAnswer, ApiError> {
     daemon.this()?;
-    not_yet::refuse(&request.ports)?;
     check_ports(&daemon, &request.ports)?;
     let spec = ServiceSpec {
         id: ServiceId(daemon.random_id()?),
@@ -109,7 +107,6 @@ pub(super) fn with_endpoint(
     endpoint: &str,
     network: NetworkId,
 ) -> Result<ServiceSpec, ApiError> {
-    not_yet::refuse(&request.ports)?;
     check_ports(daemon, &request.ports)?;
     let name = request.name.unwrap_or_else(|| endpoint.to_owned());
     let is_taken = |view: &View| view.services.values().any(|row| row.name == name);
@@ -147,7 +144,6 @@ pub(super) async fn update(
     request: ServiceUpdateRequest,
 ) -> Result<ServiceAnswer, ApiError> {
     daemon.this()?;
-    not_yet::refuse(&request.ports_add)?;
     check_ports(&daemon, &request.ports_add)?;
     let host = host_ports().await;
     let deadline = Instant::now() + PROPOSE_TIMEOUT;

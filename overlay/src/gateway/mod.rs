@@ -44,7 +44,7 @@ use std::sync::Arc;
 use weft_netns::Netns;
 
 pub use layout::{MARK_MASK, NODE_MAX, SUBNET6, mark};
-pub use spec::{GatewaySpec, LegAddresses, MeshEntry, MeshSpec};
+pub use spec::{GatewaySpec, LegAddresses, MeshEntry, MeshSpec, host_addresses};
 pub use subnet::{choose_subnet, observed_subnet};
 
 use crate::{ApplyError, OpenError, blocking};

@@ -200,6 +200,21 @@ impl GatewaySpec {
     }
 }
 
+/// The host's addresses on a gateway of these networks.
+pub fn host_addresses(subnet4: Ipv4Net, subnet6: Ipv6Net) -> (Ipv4Addr, Ipv6Addr) {
+    let gateway = GatewaySpec {
+        subnet4,
+        subnet6,
+        mtu: 0,
+        legs: BTreeMap::new(),
+        published: BTreeSet::new(),
+        egress: BTreeSet::new(),
+        udp_ports: BTreeMap::new(),
+        mesh: None,
+    };
+    (gateway.host4(), gateway.host6())
+}
+
 impl MeshSpec {
     fn fault(&self) -> Option<String> {
         if !names::is_ifname(&self.ifname) {

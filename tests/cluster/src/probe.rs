@@ -42,6 +42,10 @@ fn dispatch(args: &[&str]) -> Result<()> {
             let (name, port) = ((*name).to_owned(), port.parse()?);
             weft_agent::lab::serve(&ServeSpec { name, port }).map(drop)
         }
+        ["serve-proxied", name, port] => crate::backend::serve_proxied(name, port.parse()?),
+        ["destination", to, port] => crate::backend::destination(to, port.parse()?),
+        ["bulk", to, port, length] => crate::backend::bulk(to, port.parse()?, length.parse()?),
+        ["flood", to, port] => crate::backend::flood(to, port.parse()?),
         ["ask", protocol, to, port, times] => {
             crate::backend::ask(protocol, to, port.parse()?, times.parse()?)
         }

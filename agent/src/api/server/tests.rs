@@ -125,6 +125,7 @@ async fn the_document_lists_every_operation_and_every_schema() {
         "Availability",
         "BackendState",
         "Certificate",
+        "DataplaneStatus",
         "Endpoint",
         "EndpointMode",
         "EndpointState",

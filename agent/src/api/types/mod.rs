@@ -39,7 +39,9 @@ pub use service_request::{
     EndpointUpdateRequest, PublishRequest, ServiceAnswer, ServiceCreateRequest,
     ServiceUpdateRequest,
 };
-pub use status::{Applied, Certificate, Feature, Joined, Managers, Peer, Problem, Status, Token};
+pub use status::{
+    Applied, Certificate, DataplaneStatus, Feature, Joined, Managers, Peer, Problem, Status, Token,
+};
 
 #[cfg(test)]
 mod tests;

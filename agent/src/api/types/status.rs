@@ -41,6 +41,8 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// This node's certificate.
     pub certificate: Option<Certificate>,
+    /// The process that does what the kernel cannot; `null` while nothing needs it.
+    pub dataplane: Option<DataplaneStatus>,
 }
 
 /// How many managers there are.
@@ -101,6 +103,24 @@ pub struct Certificate {
     pub not_after: i64,
     /// Seconds from now until `not_after`; negative once it has expired.
     pub expires_in_s: i64,
+}
+
+/// A node's data-plane process, together with those that it has succeeded and that still have
+/// connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DataplaneStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Connections that it passes on (`source=proxy-v2`), as of some seconds ago.
+    pub connections: u64,
+    /// Connections refused so far because there were too many.
+    pub refused: u64,
+    /// Connections reset so far because no backend took them.
+    pub unreachable: u64,
+    /// How often it has ended by itself and was started again since the agent started.
+    pub lost: u64,
 }
 
 /// What `init` and `join` lead to.

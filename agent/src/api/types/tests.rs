@@ -125,6 +125,14 @@ fn a_status_is_written_with_the_documented_names() {
             "warnings": ["a firewall"],
             "drops": {"control.malformed": 3},
             "certificate": {"not_after": 2, "expires_in_s": 7_000_000},
+            "dataplane": {
+                "pid": 4712,
+                "version": "0.1.0",
+                "connections": 5,
+                "refused": 1,
+                "unreachable": 2,
+                "lost": 3,
+            },
         }),
     );
 }

@@ -50,6 +50,31 @@ pub struct AgentArgs {
     pub metrics: Option<SocketAddr>,
 }
 
+/// `weft dataplane`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It goes on while the agent is away, takes over from one that runs, and ends by itself when there is
+nothing left for it to do.")]
+pub struct DataplaneArgs {
+    /// The agent's run directory [default: /run/weft]
+    #[arg(long, value_name = "DIR", env = "WEFT_RUN_DIR", hide_env = true)]
+    pub run_dir: Option<PathBuf>,
+    /// How to write the log [default: text]
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "text|json",
+        env = "WEFT_LOG_FORMAT",
+        hide_env = true
+    )]
+    pub log_format: Option<LogFormat>,
+    /// info, debug, .. or directives: info,weft_agent=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "WEFT_LOG_LEVEL", hide_env = true,
+          value_parser = value::log_level)]
+    pub log_level: Option<String>,
+}
+
 /// Addresses of a node that enters or starts a cluster.
 #[derive(Debug, Args)]
 pub struct AddressArgs {

@@ -14,7 +14,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use cluster::{AgentArgs, InitArgs, JoinArgs, LeaveArgs, NodeCommand, TokenArgs};
+pub use cluster::{
+    AgentArgs, DataplaneArgs, InitArgs, JoinArgs, LeaveArgs, NodeCommand, TokenArgs,
+};
 pub use container::{
     AttachArgs, DetachArgs, EndpointCommand, EndpointUpdateArgs, ExecArgs, RunArgs,
 };
@@ -108,6 +110,9 @@ pub enum Verb {
     /// Clusters of several hosts on this machine, to try things on
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Run this host's data-plane process, which the agent starts where it is needed
+    #[command(hide = true)]
+    Dataplane(DataplaneArgs),
     /// Helper processes that weft starts for itself.
     #[command(hide = true, subcommand)]
     Internal(InternalCommand),

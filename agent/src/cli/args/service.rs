@@ -55,7 +55,7 @@ Examples:
 
 SPEC is [PUBLISHED:]TARGET[/tcp|/udp], ports or ranges (8080-8081:80-81), or
   target=PORT[,published=PORT][,protocol=tcp|udp][,mode=ingress|host][,ip=ADDRESS]
-  [,source=preserve|snat][,allow-from=CIDR]..
+  [,source=preserve|snat|proxy-v2][,allow-from=CIDR]..
 Without a published port the cluster chooses one of 30000-32767. Without --health an endpoint is
 ready at once; with it, it is asked every 1s, has 1s to answer, and is left out after 3 failures.")]
 pub struct ServiceCreateArgs {

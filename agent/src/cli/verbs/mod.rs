@@ -45,6 +45,7 @@ pub(super) async fn run(verb: Verb, client: &Client, out: &mut dyn Write) -> Res
         Verb::Wait(args) => watch::wait(client, args).await,
         Verb::Events(args) => watch::events(client, args, out).await,
         Verb::Agent(_)
+        | Verb::Dataplane(_)
         | Verb::Run(_)
         | Verb::Exec(_)
         | Verb::Lab(_)

@@ -101,6 +101,18 @@ fn own(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(certificate) = &status.certificate {
         line("Certificate", &validity(certificate))?;
     }
+    if let Some(dataplane) = &status.dataplane {
+        let (version, pid) = (&dataplane.version, dataplane.pid);
+        let connections = dataplane.connections;
+        let lost = match dataplane.lost {
+            0 => String::new(),
+            times => format!(", started again {times} times"),
+        };
+        line(
+            "Data plane",
+            &format!("{version}, process {pid}, {connections} connections{lost}"),
+        )?;
+    }
     line(
         "Agent",
         &format!("{}, process {}", status.version, status.pid),

@@ -36,6 +36,7 @@ use self::lost::{Lost, Site, Suspects};
 use self::plan::{Scope, Wanted};
 use self::published::PublishedPorts;
 use self::ready::Readiness;
+use super::dataplane::Dataplane;
 use super::reconcile::KernelState;
 use crate::translate::services::{self, Here, ServiceIndex, ServicesDirty};
 
@@ -55,13 +56,13 @@ pub(super) struct ServicePlane {
 }
 
 impl ServicePlane {
-    pub(super) fn new(control: ControlPlane, hub: PathBuf) -> Self {
+    pub(super) fn new(control: ControlPlane, hub: PathBuf, dataplane: Dataplane) -> Self {
         Self {
             index: ServiceIndex::default(),
             dirty: ServicesDirty::everything(),
             containers: Containers::default(),
             counting: Counting::default(),
-            ports: PublishedPorts::new(hub),
+            ports: PublishedPorts::new(hub, dataplane),
             ports_dirty: true,
             egress_dirty: true,
             readiness: Readiness::new(control),

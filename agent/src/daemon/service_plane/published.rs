@@ -9,6 +9,7 @@ use tracing::warn;
 use weft_lb::Balancer;
 use weft_lb::flows::Flows;
 use weft_lb::ingress::{Ingress, IngressSpec};
+use weft_lb::relay::RelaySpec;
 use weft_lb::spec::{Changes, Spec};
 use weft_netns::{Identity, Netns};
 use weft_overlay::gateway::observed::Family;
@@ -19,6 +20,7 @@ use weft_overlay::host;
 use weft_raft::model::{NodeId, View};
 
 use super::lost::Suspect;
+use crate::daemon::dataplane::Dataplane;
 use crate::translate::services::published::{self, Published, Target};
 use crate::translate::services::{Here, ServiceIndex};
 
@@ -33,6 +35,10 @@ pub(in crate::daemon) const RULES_TABLE: &str = "weft-ingress";
 /// What this node does for published ports, and for its containers' way out.
 #[derive(Debug)]
 pub(super) struct PublishedPorts {
+    /// Does what the kernel cannot.
+    dataplane: Dataplane,
+    /// What it was last told, if it did that.
+    relayed: Option<RelaySpec>,
     /// Where the gateway keeps its own namespace.
     hub: PathBuf,
     /// None before the first pass, and after one that could not read it.
@@ -64,8 +70,10 @@ struct Tables {
 
 impl PublishedPorts {
     /// Nothing is known of the kernel yet. `hub` is a file that the gateway's own namespace is kept at.
-    pub(super) fn new(hub: PathBuf) -> Self {
+    pub(super) fn new(hub: PathBuf, dataplane: Dataplane) -> Self {
         Self {
+            dataplane,
+            relayed: None,
             hub,
             gateway: None,
             tables: None,
@@ -137,7 +145,10 @@ impl PublishedPorts {
         if !ports && !full && self.said().is_some() {
             return ops;
         }
-        let wanted = self.published(view, index, here, gateway4);
+        let mut wanted = self.published(view, index, here, gateway4);
+        // Who listens comes before what leads there.
+        let relay = std::mem::take(&mut wanted.relay);
+        self.make_relay(relay, full).await;
         ops + self.make_tables(wanted, full).await
     }
 
@@ -161,11 +172,12 @@ impl PublishedPorts {
         if !self.present {
             return 0;
         }
+        self.make_relay(RelaySpec::new(), true).await;
+        let mut troubles: Vec<String> = self.error.take().into_iter().collect();
         let tables = self.tables.take();
         let made = tables.is_some();
         let removed = tokio::task::spawn_blocking(move || remove_tables(tables)).await;
         let mut ops = 0;
-        let mut troubles = Vec::new();
         match removed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => troubles.push(format!("{error:#}")),
@@ -183,11 +195,12 @@ impl PublishedPorts {
         // Where nothing was made, there may be nothing to make it with.
         let made = made || self.made.is_some();
         let trouble = troubles.pop().filter(|_| made);
-        *self = Self {
-            gateway: self.gateway.take(),
-            present: trouble.is_some(),
-            ..Self::new(std::mem::take(&mut self.hub))
-        };
+        self.made = None;
+        self.subnet4 = None;
+        self.legs.clear();
+        self.failed.clear();
+        self.error = None;
+        self.present = trouble.is_some();
         if let Some(trouble) = trouble {
             self.fail(trouble);
         }
@@ -313,6 +326,17 @@ impl PublishedPorts {
             self.fail(error.to_string());
         }
         self.made = whole.then_some(spec);
+    }
+
+    async fn make_relay(&mut self, relay: RelaySpec, full: bool) {
+        if !full && self.relayed.as_ref() == Some(&relay) {
+            return;
+        }
+        self.relayed = None;
+        match self.dataplane.want(relay.clone()).await {
+            Ok(()) => self.relayed = Some(relay),
+            Err(error) => self.fail(error),
+        }
     }
 
     /// Before there is a gateway: it opens the host to what these rules drop.

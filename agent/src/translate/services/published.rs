@@ -12,10 +12,11 @@ use std::num::NonZeroU16;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use weft_lb::ingress::IngressSpec;
+use weft_lb::relay::RelaySpec;
 use weft_lb::spec::{self as lb, Address, Backend, Family, Ports, ServiceKey, Spec};
 use weft_netns::Identity;
 use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
-use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6};
+use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6, host_addresses};
 use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Vtep};
 use weft_raft::model::{
     Endpoint, MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort,
@@ -47,6 +48,8 @@ pub(crate) struct Published {
     pub(crate) balance: Spec,
     /// What else its packet rules do.
     pub(crate) rules: IngressSpec,
+    /// What its data-plane process passes on.
+    pub(crate) relay: RelaySpec,
     /// Addresses on the mesh of nodes that are left out because they are down.
     pub(crate) down: BTreeSet<IpAddr>,
 }
@@ -220,8 +223,10 @@ pub(crate) fn published(
     let mut balance = Spec::new();
     let mut rules = rules(view, local, gateway4);
     rules.networks = own_devices(index, here);
+    let mut relay = RelaySpec::new();
     for service in view.services.values() {
-        let backends = Backends::of(view, index, local, service, legs);
+        let gateway = host_addresses(gateway4, SUBNET6);
+        let backends = Backends::of(view, index, local, service, gateway, legs);
         for port in &service.ports {
             let Some(published) = NonZeroU16::new(port.published) else {
                 continue;
@@ -236,6 +241,7 @@ pub(crate) fn published(
             }
             for family in [Family::V4, Family::V6] {
                 balance.extend(backends.of_port(service, port, family));
+                relay.extend(backends.listener(view, service, port, family));
             }
         }
     }
@@ -246,6 +252,7 @@ pub(crate) fn published(
     Published {
         balance,
         rules,
+        relay,
         down: down.collect(),
     }
 }
@@ -255,6 +262,8 @@ struct Backends {
     local: NodeId,
     /// The address of this node on the mesh.
     own: Option<Ipv4Addr>,
+    /// Those on its gateway.
+    gateway: (Ipv4Addr, Ipv6Addr),
     /// Addresses of this node that its row knows.
     addresses: BTreeSet<IpAddr>,
     /// Containers of this node, with their weights.
@@ -271,6 +280,7 @@ impl Backends {
         index: &ServiceIndex,
         local: NodeId,
         service: &Service,
+        gateway: (Ipv4Addr, Ipv6Addr),
         legs: &BTreeMap<Identity, LegAddresses>,
     ) -> Self {
         // A container on several of the service's networks is one backend.
@@ -294,6 +304,7 @@ impl Backends {
         let mut backends = Self {
             local,
             own: own(view, local),
+            gateway,
             addresses: row
                 .map(|node| addresses(node).collect())
                 .unwrap_or_default(),
@@ -375,6 +386,9 @@ impl Backends {
         port: &PublishedPort,
         family: Family,
     ) -> BTreeMap<Backend, u16> {
+        if relay::is_relayed(port) {
+            return self.by_relay(service, port, family);
+        }
         let weight = |weight: u16| match service.scheduler {
             Scheduler::RoundRobin => weight.min(1),
             _ => weight,
@@ -398,6 +412,10 @@ impl Backends {
     ) -> BTreeMap<Backend, u16> {
         if here.values().any(|weight| *weight > 0) {
             return here.clone();
+        }
+        if relay::is_relayed(port) {
+            let any = u16::from(!self.members.is_empty());
+            return here.keys().map(|relay| (*relay, any)).collect();
         }
         let members = self.members.values();
         members
@@ -548,5 +566,6 @@ fn protocol(protocol: Protocol) -> lb::Protocol {
     }
 }
 
+mod relay;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod client;
 mod flows;
+mod proxied;
 mod report;
 mod server;
 
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 pub(crate) use client::{ask, ask_until_told, hold, hold_udp};
 pub(crate) use flows::{ask_from, load};
+pub(crate) use proxied::{bulk, destination, flood, serve as serve_proxied};
 
 pub use report::{Loading, Report};
 pub use server::Server;

@@ -17,6 +17,7 @@ mod t60_services;
 mod t60_services_cli;
 mod t61_health;
 mod t62_ingress;
+mod t63_proxy;
 mod t64_egress;
 mod t65_idle;
 mod t66_numbers;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         t60_services_cli::CASES,
         t61_health::CASES,
         t62_ingress::CASES,
+        t63_proxy::CASES,
         t64_egress::CASES,
         t65_idle::CASES,
         t66_numbers::CASES,

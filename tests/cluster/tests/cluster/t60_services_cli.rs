@@ -234,12 +234,6 @@ fn ports() -> Result<()> {
         (&["2377:80/udp"], 1, &["2377/udp", "control plane"]),
         (&["4789:80/udp"], 1, &["4789/udp", "tunnels"]),
         (&["1-1024:1-1024", "2000:80"], 1, &["1025", "1024"]),
-        // What later versions bring.
-        (
-            &["target=80,source=proxy-v2"],
-            1,
-            &["source=proxy-v2", "yet", "preserve"],
-        ),
         (&["target=80,source=proxy-v2,protocol=udp"], 2, &["TCP"]),
     ];
     lines.extend(
@@ -324,11 +318,6 @@ fn updates() -> Result<()> {
             (front(&["--health", "icmp"]), 2, &["tcp:PORT"]),
             (front(&["--label-add", "x"]), 2, &["KEY=VALUE"]),
             (front(&["--idle-timeout", "25d"]), 2, &["24d"]),
-            (
-                front(&["--publish-add", "target=443,source=proxy-v2"]),
-                1,
-                &["source=proxy-v2", "yet"],
-            ),
         ],
     )
 }

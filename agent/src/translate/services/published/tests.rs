@@ -238,3 +238,81 @@ fn the_mesh_is_there_while_a_port_is_published_on_all_nodes() {
     assert_eq!((host.ifname.as_str(), &host.netns), ("wf-ingress", &here));
     assert_eq!(made.remotes.len(), 2);
 }
+
+fn proxied(mode: PublishMode) -> Service {
+    with_port(PublishedPort {
+        source: SourceMode::ProxyV2,
+        ..port(mode)
+    })
+}
+
+#[test]
+fn a_relayed_port_leads_to_a_listener_that_knows_the_containers() {
+    let members = [
+        Endpoint {
+            weight: 3,
+            ..member(2, 1, 1, 1)
+        },
+        Endpoint {
+            backend: BackendState::Starting,
+            ..member(3, 1, 1, 1)
+        },
+        member(4, 1, 2, 1),
+    ];
+    let service = Service {
+        scheduler: Scheduler::LeastConnections,
+        ..proxied(PublishMode::Ingress)
+    };
+    let made = made(&known(&service, &members), &legs(&[2, 3]));
+    let listener = "192.168.240.1:8080";
+    let nodes = vec![("10.0.0.2:8080".to_owned(), 1), (listener.to_owned(), 3)];
+    assert_eq!(backends(&made, Address::Local(Family::V4)), nodes);
+    assert_eq!(backends(&made, own()), [(listener.to_owned(), 1)]);
+    let at: Vec<String> = made.relay.keys().map(ToString::to_string).collect();
+    assert_eq!(at, [listener, "[fd77:6566:7400::1]:8080"]);
+    for relayed in made.relay.values() {
+        let to = { relayed.backends.iter() }
+            .map(|(at, member)| (at.to_string(), member.weight, member.tag));
+        let wanted = [("192.168.240.2:80", 3, 2), ("192.168.240.3:80", 0, 3)];
+        let wanted = wanted.map(|(at, weight, tag)| (at.to_owned(), weight, tag));
+        assert_eq!(to.collect::<Vec<_>>(), wanted);
+    }
+    let mss: Vec<_> = made.relay.values().map(|listener| listener.mss).collect();
+    assert_eq!(mss[0].unwrap() - 20, mss[1].unwrap());
+}
+
+#[test]
+fn a_relayed_port_without_containers_has_no_listener_and_takes_nothing() {
+    let made_of = |mode, address| {
+        let service = with_port(PublishedPort {
+            ip: address,
+            ..proxied(mode).ports[0].clone()
+        });
+        made(&known(&service, &[member(4, 1, 2, 1)]), &legs(&[]))
+    };
+    let far = made_of(PublishMode::Ingress, None);
+    assert!(far.relay.is_empty());
+    // Its connections may end, and those that come go to who has one.
+    let nodes = [("10.0.0.2:8080", 1), ("192.168.240.1:8080", 0)];
+    let nodes = nodes.map(|(at, weight)| (at.to_owned(), weight));
+    assert_eq!(backends(&far, Address::Local(Family::V4)), nodes);
+    assert_eq!(
+        backends(&far, own()),
+        [("192.168.240.1:8080".to_owned(), 0)]
+    );
+    let host = made_of(PublishMode::Host, None);
+    assert!(host.relay.is_empty() && host.balance.is_empty());
+}
+
+#[test]
+fn in_host_mode_an_address_of_the_node_is_listened_on_itself() {
+    let ip: IpAddr = node(1, 1500).data_path_addr;
+    let service = with_port(PublishedPort {
+        ip: Some(ip),
+        ..proxied(PublishMode::Host).ports[0].clone()
+    });
+    let made = made(&known(&service, &[member(2, 1, 1, 1)]), &legs(&[2]));
+    let at = std::net::SocketAddr::new(ip, WEB.get());
+    assert!(made.relay.keys().eq([&at]), "{:?}", made.relay);
+    assert_eq!(backends(&made, Address::Vip(ip)), [(at.to_string(), 1)]);
+}

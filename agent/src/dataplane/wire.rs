@@ -1,0 +1,180 @@
+//! What is said over the process's socket: a request, then its answer, each a length of four bytes
+//! (big endian) and that many bytes of JSON. The client speaks first.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use weft_lb::relay::RelaySpec;
+
+/// Version of everything but [`Request::Hello`] and its answer, which stay as they are.
+pub(crate) const PROTOCOL: u32 = 1;
+/// Longest message: about 10,000 listeners with some backends each.
+const MESSAGE_MAX: usize = 16 << 20;
+
+/// What a process is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Who it is. The first one.
+    Hello {
+        /// Of the client.
+        protocol: u32,
+    },
+    /// To do exactly this from now on. Answered by [`Response::State`], when it is done.
+    Want(RelaySpec),
+    /// To give its listening sockets to another process, which is no end of its own listening yet.
+    /// Answered by [`Response::HandOver`], and the descriptors after it.
+    HandOver,
+    /// That the other process listens, so that this one need not any more. Answered by
+    /// [`Response::State`].
+    Succeeded,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// Who it is.
+    Hello(Hello),
+    /// What it does.
+    State(State),
+    /// What it has listened for.
+    HandOver {
+        /// What it was last told to do, if it was.
+        wanted: Option<RelaySpec>,
+        /// Addresses of the sockets that follow, in this order.
+        listeners: Vec<SocketAddr>,
+    },
+    /// It does not, and why.
+    Refused(String),
+}
+
+/// Who a process is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// What it understands.
+    pub(crate) protocol: u32,
+    /// Names the program that it runs; see [`build`](super::build).
+    pub(crate) build: String,
+    /// Version of that.
+    pub(crate) version: String,
+    /// Its process id.
+    pub(crate) pid: u32,
+}
+
+/// What a process does, as it is at that moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Whether another one listens in its place.
+    pub(crate) succeeded: bool,
+    /// Addresses that it does not listen on although it should, and why.
+    pub(crate) failed: BTreeMap<SocketAddr, String>,
+    /// Each backend that connections are for, or were since it came.
+    pub(crate) backends: Vec<Backend>,
+    /// Connections that there are.
+    pub(crate) connections: u64,
+    /// Connections refused so far because there were too many.
+    pub(crate) refused: u64,
+    /// Connections reset so far because no backend took them.
+    pub(crate) unreachable: u64,
+}
+
+/// A backend of one listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Backend {
+    /// The listener's address.
+    pub(crate) listener: SocketAddr,
+    /// The backend's.
+    pub(crate) backend: SocketAddr,
+    /// Which of those that have had this address.
+    pub(crate) tag: u64,
+    /// Connections that it has.
+    pub(crate) active: u64,
+    /// Connections that it has had, these included.
+    pub(crate) total: u64,
+    /// Bytes from clients to it.
+    pub(crate) bytes_in: u64,
+    /// Bytes from it to clients.
+    pub(crate) bytes_out: u64,
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// When the other side has gone or speaks something else.
+pub(super) async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > MESSAGE_MAX {
+        let what = format!("a message of {length} bytes; {MESSAGE_MAX} at most");
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(serde_json::from_slice(&message)?)
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// When the other side has gone, or the message is too long.
+pub(super) async fn write<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).ok();
+    let Some(length) = length.filter(|_| body.len() <= MESSAGE_MAX) else {
+        let what = format!("a message of {} bytes; {MESSAGE_MAX} at most", body.len());
+        return Err(io::Error::new(ErrorKind::InvalidData, what));
+    };
+    stream.write_u32(length).await?;
+    stream.write_all(&body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_lb::relay::{Listener, Member, Scheduler};
+
+    use super::*;
+
+    fn spec() -> RelaySpec {
+        let backends = [("192.0.2.2:80", 3), ("[2001:db8::2]:80", 0)];
+        let listener = Listener {
+            scheduler: Scheduler::LeastConnections,
+            affinity_s: Some(60),
+            mss: Some(1410),
+            backends: backends
+                .map(|(at, weight)| (at.parse().unwrap(), Member { weight, tag: 7 }))
+                .into(),
+        };
+        [("[2001:db8::1]:8080".parse().unwrap(), listener)].into()
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_as_they_were_sent() {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        for request in [
+            Request::Hello { protocol: 1 },
+            Request::Want(spec()),
+            Request::HandOver,
+            Request::Succeeded,
+        ] {
+            write(&mut here, &request).await.unwrap();
+            assert_eq!(read::<Request>(&mut there).await.unwrap(), request);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_is_an_error() {
+        for bytes in [
+            &b"\xff\xff\xff\xff"[..],
+            b"\0\0\0\x02{}",
+            b"\0\0\0\x09\"Hello",
+        ] {
+            let (mut here, mut there) = UnixStream::pair().unwrap();
+            here.write_all(bytes).await.unwrap();
+            drop(here);
+            assert!(read::<Request>(&mut there).await.is_err(), "{bytes:?}");
+        }
+    }
+}
