@@ -1,9 +1,8 @@
 //! Least connections, as weights.
 //!
 //! The table knows no counts. So whoever wants new flows to go to the backends that have the fewest
-//! balances at random by weight ([`Scheduler::Random`](crate::spec::Scheduler::Random)), counts the
-//! flows from time to time ([`Flows::count`](crate::flows::Flows::count)), and gives the table these
-//! weights. Between two counts it is not known who got what: a backend that is idle gets a larger
+//! ([`Scheduler::LeastConnections`](crate::spec::Scheduler::LeastConnections)) counts the flows from
+//! time to time ([`Flows::count`](crate::flows::Flows::count)), and gives the table these weights. Between two counts it is not known who got what: a backend that is idle gets a larger
 //! part of the new flows, but no more than [`FAVOUR_MAX`] times what the busiest of the same weight
 //! gets, or all would go there until the next count.
 
@@ -215,6 +214,22 @@ mod tests {
             prop_assert_eq!(found.len(), all.len());
             for (asked, found) in asked.iter().zip(&found) {
                 prop_assert_eq!(*asked == 0, *found == 0);
+            }
+        }
+
+        #[test]
+        fn the_idlest_gets_most_and_nobody_starves(
+            all in prop::collection::vec(0u64..100_000, 2..20),
+            weight in 1u16..100,
+        ) {
+            let found = of(&all, &vec![weight; all.len()]);
+            let sum: u64 = found.iter().copied().map(u64::from).sum();
+            let most = found.iter().max().unwrap();
+            let idlest = (0..all.len()).min_by_key(|index| all[*index]).unwrap();
+            prop_assert_eq!(&found[idlest], most);
+            for share in &found {
+                let others = all.len() as u64 - 1;
+                prop_assert!(u64::from(*share) * (FAVOUR_MAX * others + 1) >= sum, "{found:?}");
             }
         }
 

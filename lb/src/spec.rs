@@ -100,6 +100,9 @@ pub enum Scheduler {
     WeightedRoundRobin,
     /// At random, in proportion to the weights.
     Random,
+    /// At random, in proportion to weights that somebody changes after the flows that each backend
+    /// has ([`least_conn`](crate::least_conn)).
+    LeastConnections,
     /// By a hash of the source address: a client's flows go to one backend, until the number of
     /// backends or a weight changes.
     SourceHash,

@@ -235,6 +235,7 @@ impl Reconciler {
 
     /// Runs until `stop`. The kernel is left as it is: it goes on forwarding.
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let loads = self.services.on_loads();
         loop {
             let wakeup = [self.retry_at, self.facts.wakeup(), self.services.wakeup()]
                 .into_iter()
@@ -257,6 +258,7 @@ impl Reconciler {
                     self.dirty.networks.extend(row.map(|row| row.network));
                     self.services.look_at(gone);
                 }
+                () = loads.notified() => self.services.loads_changed(),
                 () = tokio::time::sleep_until(wakeup) => {}
                 () = stop.cancelled() => return,
             }

@@ -57,7 +57,9 @@ fn slots(service: &Service, entry: &Entry) -> (Pick, Vec<Backend>) {
     let active: Vec<(Backend, u16)> = service.active().collect();
     match service.scheduler {
         Scheduler::Maglev(size) => (Pick::Flow, maglev::table(&active, size)),
-        Scheduler::Random => (Pick::Random, dense(&by_weight(&active), entry)),
+        Scheduler::Random | Scheduler::LeastConnections => {
+            (Pick::Random, dense(&by_weight(&active), entry))
+        }
         Scheduler::SourceHash => (Pick::Source, dense(&by_weight(&active), entry)),
         // Of one there is nothing to count.
         Scheduler::RoundRobin | Scheduler::WeightedRoundRobin if active.len() == 1 => (

@@ -63,6 +63,9 @@ fn dispatch(args: &[&str]) -> Result<()> {
             crate::backend::load(protocol, to, per_second.parse()?, from.parse()?)
         }
         ["hold", to, port] => crate::backend::hold(to, port.parse()?),
+        ["hold-many", to, port, count] => {
+            crate::backend::hold_many(to, port.parse()?, count.parse()?)
+        }
         ["hold-udp", to, port] => crate::backend::hold_udp(to, port.parse()?),
         ["flows", port] => crate::flows::list(port.parse()?),
         ["flows-idle", port, seconds] => crate::flows::idle(port.parse()?, seconds.parse()?),

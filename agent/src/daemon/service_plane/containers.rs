@@ -9,6 +9,7 @@ use weft_netns::Identity;
 use weft_overlay::NetnsRef;
 
 use super::flows;
+use super::loads::{Counted, Place};
 use super::lost::{Site, Suspect, Suspects};
 use super::namespace::{Unopened, open};
 use super::plan::{Plan, Scope, Wanted, plan};
@@ -84,7 +85,9 @@ impl Containers {
 
     /// Backends on nodes that are down, where a container may have flows to them.
     pub(super) fn suspects(&self, wanted: Wanted<'_>) -> Suspects {
-        let Wanted { view, index, here } = wanted;
+        let Wanted {
+            view, index, here, ..
+        } = wanted;
         let mut suspects = Suspects::new();
         for (network, backends) in services::on_down_nodes(view, index) {
             for place in index.places_on_network(here.node, network) {
@@ -95,6 +98,22 @@ impl Containers {
             }
         }
         suspects
+    }
+
+    /// Services that choose by load, in the containers that balance them.
+    pub(super) fn counted(&self, wanted: Wanted<'_>) -> Counted {
+        let Wanted { index, here, .. } = wanted;
+        let mut counted = Counted::new();
+        for vip in index.vips_by_load() {
+            for place in index.places_on_network(here.node, vip.0) {
+                if let Some(table) = self.tables.get(&place) {
+                    let counted = counted.entry(Place::Container(place));
+                    let (_, services) = counted.or_insert_with(|| (table.netns.clone(), [].into()));
+                    services.insert(services::key(vip));
+                }
+            }
+        }
+        counted
     }
 
     async fn carry_out(&mut self, work: Plan) -> Vec<Done> {

@@ -57,7 +57,9 @@ impl Counting {
     /// Has counted what is wanted, looking at it with `full` even where nothing changed. Answers
     /// with how many changes that took.
     pub(super) async fn reconcile(&mut self, wanted: Wanted<'_>, full: bool) -> usize {
-        let Wanted { view, index, here } = wanted;
+        let Wanted {
+            view, index, here, ..
+        } = wanted;
         let counted = counted::counted(view, index, here);
         let mut jobs = self.removals(|place| counted.contains_key(place));
         if !std::mem::replace(&mut self.swept, true) {
@@ -142,7 +144,9 @@ impl Counting {
 
 /// Containers in which an earlier agent may have left counters that are not wanted any more.
 fn sweeps(wanted: Wanted<'_>, counted: &BTreeMap<Identity, Counted>) -> Vec<Job> {
-    let Wanted { view, index, here } = wanted;
+    let Wanted {
+        view, index, here, ..
+    } = wanted;
     let places = index.places_on(here.node).into_iter();
     let others = places.filter(|place| !counted.contains_key(place));
     let job = |place| {

@@ -232,7 +232,7 @@ async fn give_up(site: Site, (service, backend): Suspect) {
 }
 
 impl Site {
-    fn open(&self) -> Result<Netns, Unopened> {
+    pub(super) fn open(&self) -> Result<Netns, Unopened> {
         match self {
             Self::Host => Netns::current().map_err(|error| Unopened::Failed(error.to_string())),
             Self::Container(netns) => open(netns),

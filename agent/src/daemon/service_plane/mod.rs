@@ -10,6 +10,7 @@ mod counting;
 mod drain;
 mod flows;
 mod inbound;
+mod loads;
 mod lost;
 mod namespace;
 mod numbers;
@@ -20,7 +21,9 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_overlay::gateway::observed::Family;
 use weft_raft::control::ControlPlane;
@@ -32,6 +35,7 @@ pub(super) use self::published::RULES_TABLE as INGRESS_TABLE;
 
 use self::containers::Containers;
 use self::counting::Counting;
+use self::loads::{Counted, Loads, Place};
 use self::lost::{Lost, Site, Suspects};
 use self::plan::{Scope, Wanted};
 use self::published::PublishedPorts;
@@ -51,6 +55,9 @@ pub(super) struct ServicePlane {
     ports_dirty: bool,
     /// Some container of this node may have got or lost a way out.
     egress_dirty: bool,
+    /// The backends of published ports have other loads.
+    ports_load_dirty: bool,
+    loads: Loads,
     readiness: Readiness,
     lost: Lost,
 }
@@ -65,6 +72,8 @@ impl ServicePlane {
             ports: PublishedPorts::new(hub, dataplane),
             ports_dirty: true,
             egress_dirty: true,
+            ports_load_dirty: false,
+            loads: Loads::start(),
             readiness: Readiness::new(control),
             lost: Lost::start(),
         }
@@ -92,12 +101,30 @@ impl ServicePlane {
 
     /// Whether nothing has changed since the last pass.
     pub(super) fn is_clean(&self) -> bool {
-        self.dirty.is_clean() && !self.ports_dirty && !self.egress_dirty
+        let clean = self.dirty.is_clean() && !self.ports_dirty;
+        clean && !self.egress_dirty && !self.ports_load_dirty
     }
 
     /// Whether published ports have to be looked at.
     pub(super) fn ports_are_dirty(&self) -> bool {
         self.ports_dirty
+    }
+
+    /// Told when the loads of backends have changed: [`loads_changed`](Self::loads_changed) then.
+    pub(super) fn on_loads(&self) -> Arc<Notify> {
+        self.loads.changed()
+    }
+
+    /// The loads of backends have changed.
+    pub(super) fn loads_changed(&mut self) {
+        for place in self.loads.take() {
+            match place {
+                Place::Host => self.ports_load_dirty = true,
+                Place::Container(container) => {
+                    self.dirty.loads.insert(container);
+                }
+            }
+        }
     }
 
     /// What failed is to be tried again.
@@ -122,20 +149,33 @@ impl ServicePlane {
             (false, true) => Scope::All,
             (false, false) => Scope::Touched(&dirty),
         };
+        let loads = self.loads.known();
         let wanted = Wanted {
             view,
             index: &self.index,
             here,
+            loads: &loads,
         };
         // First, or connections might come before they are counted.
         let mut ops = self.counting.reconcile(wanted, full).await;
         let containers = &mut self.containers;
         ops += containers.reconcile(wanted, scope, &dirty.departed).await;
+        let load = loads.get(&Place::Host);
+        let load_dirty = std::mem::take(&mut self.ports_load_dirty);
         let ports = std::mem::take(&mut self.ports_dirty);
         if std::mem::take(&mut self.egress_dirty) || ports || full {
-            let work = self.ports.reconcile(view, &self.index, here, full, ports);
+            let work = self.ports.reconcile(wanted, load, full, ports);
             ops += work.await;
         }
+        if load_dirty && !ports && !full {
+            ops += self.ports.weigh(load).await;
+        }
+        let mut counted = self.containers.counted(wanted);
+        let published = self.ports.by_load();
+        if !published.is_empty() {
+            counted.insert(Place::Host, (BTreeSet::new(), published));
+        }
+        self.loads.set(counted);
         let mut suspects = self.containers.suspects(wanted);
         let ports = self.ports.suspects();
         if !ports.is_empty() {
@@ -176,6 +216,7 @@ impl ServicePlane {
         self.dirty = ServicesDirty::everything();
         self.readiness.clear();
         self.lost.set(Suspects::new());
+        self.loads.set(Counted::new());
         self.containers.remove_all().await;
         self.counting.remove_all().await;
         self.ports.remove().await;

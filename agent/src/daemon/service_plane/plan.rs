@@ -8,6 +8,7 @@ use weft_netns::Identity;
 use weft_overlay::NetnsRef;
 use weft_raft::model::{NetworkId, View};
 
+use super::loads::{self, ByPlace, Place};
 use super::table::Work;
 use crate::translate::services::{
     self, Container, Here, Members, ServiceIndex, ServicesDirty, Vip,
@@ -19,6 +20,7 @@ pub(super) struct Wanted<'a> {
     pub(super) view: &'a View,
     pub(super) index: &'a ServiceIndex,
     pub(super) here: Here<'a>,
+    pub(super) loads: &'a ByPlace,
 }
 
 /// What is to be looked at.
@@ -80,6 +82,9 @@ impl Planner<'_> {
                         self.part(place, *vip);
                     }
                 }
+                for place in dirty.loads.intersection(self.known) {
+                    self.by_load(*place);
+                }
             }
         }
         self.plan
@@ -92,6 +97,7 @@ impl Planner<'_> {
         let work = match container {
             Some(container) if services::has_services(self.wanted.index, &container) => {
                 let spec = self.spec(&container);
+                let spec = self.weighed(place, spec);
                 let members = self.start.then(|| self.members(&container));
                 Some(Work::Make { spec, members })
             }
@@ -103,17 +109,35 @@ impl Planner<'_> {
         }
     }
 
+    /// The services of a container that choose by load.
+    fn by_load(&mut self, place: Identity) {
+        let Some(container) = self.container(place) else {
+            return;
+        };
+        for vip in self.wanted.index.vips_by_load() {
+            if container.networks.contains(&vip.0) {
+                self.part(place, vip);
+            }
+        }
+    }
+
     /// One service of a container.
     fn part(&mut self, place: Identity, vip: Vip) {
         let Some(container) = self.container(place) else {
             return;
         };
-        let Wanted { view, index, .. } = self.wanted;
+        let Wanted {
+            view, index, loads, ..
+        } = self.wanted;
         if !self.known.contains(&place) || !services::has_services(index, &container) {
             self.whole(place);
             return;
         }
-        let service = || services::container_service(view, index, &container, vip);
+        let service = || {
+            let mut service = services::container_service(view, index, &container, vip)?;
+            loads::weigh(&mut service, loads.get(&Place::Container(place)));
+            Some(service)
+        };
         match self.plan.get_mut(&place) {
             Some((Work::Change(changes), _)) => {
                 changes.insert(services::key(vip), service());
@@ -129,7 +153,9 @@ impl Planner<'_> {
     }
 
     fn container(&mut self, place: Identity) -> Option<Container> {
-        let Wanted { view, index, here } = self.wanted;
+        let Wanted {
+            view, index, here, ..
+        } = self.wanted;
         let found = self.containers.entry(place);
         found
             .or_insert_with(|| services::container(view, index, here, place))
@@ -141,6 +167,19 @@ impl Planner<'_> {
         let made = self.specs.entry(container.networks.clone());
         made.or_insert_with(|| Arc::new(services::container_services(view, index, container)))
             .clone()
+    }
+
+    /// With the weights that follow from the loads that a container sees.
+    fn weighed(&self, place: Identity, spec: Arc<Spec>) -> Arc<Spec> {
+        let load = self.wanted.loads.get(&Place::Container(place));
+        if load.is_none() {
+            return spec;
+        }
+        let mut own = Spec::clone(&spec);
+        for service in own.values_mut() {
+            loads::weigh(service, load);
+        }
+        Arc::new(own)
     }
 
     fn members(&mut self, container: &Container) -> Arc<Members> {
@@ -177,6 +216,7 @@ mod tests {
             view: &known.view,
             index: &known.index,
             here: HERE,
+            loads: &ByPlace::new(),
         };
         let tables = tables.iter().map(|number| place(*number)).collect();
         let plan = plan(wanted, &tables, scope);

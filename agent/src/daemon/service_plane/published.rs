@@ -10,7 +10,7 @@ use weft_lb::Balancer;
 use weft_lb::flows::Flows;
 use weft_lb::ingress::{Ingress, IngressSpec};
 use weft_lb::relay::RelaySpec;
-use weft_lb::spec::{Changes, Spec};
+use weft_lb::spec::{Changes, Scheduler, ServiceKey, Spec};
 use weft_netns::{Identity, Netns};
 use weft_overlay::gateway::observed::Family;
 use weft_overlay::gateway::{
@@ -19,7 +19,9 @@ use weft_overlay::gateway::{
 use weft_overlay::host;
 use weft_raft::model::{NodeId, View};
 
+use super::loads::{self, Load};
 use super::lost::Suspect;
+use super::plan::Wanted;
 use crate::daemon::dataplane::Dataplane;
 use crate::translate::services::published::{self, Published, Target};
 use crate::translate::services::{Here, ServiceIndex};
@@ -53,6 +55,8 @@ pub(super) struct PublishedPorts {
     /// Containers whose way out is another than their leg.
     own_way: BTreeMap<Identity, BTreeSet<Family>>,
     error: Option<String>,
+    /// Services that choose by load, with the weights that were asked for.
+    by_load: Spec,
     /// Something of ours may be in the kernel.
     present: bool,
 }
@@ -83,6 +87,7 @@ impl PublishedPorts {
             failed: BTreeMap::new(),
             own_way: BTreeMap::new(),
             error: None,
+            by_load: Spec::new(),
             present: true,
         }
     }
@@ -114,12 +119,14 @@ impl PublishedPorts {
     /// with how many changes that took.
     pub(super) async fn reconcile(
         &mut self,
-        view: &View,
-        index: &ServiceIndex,
-        here: Here<'_>,
+        wanted: Wanted<'_>,
+        load: Option<&Load>,
         full: bool,
         ports: bool,
     ) -> usize {
+        let Wanted {
+            view, index, here, ..
+        } = wanted;
         let targets = published::targets(view, index, here);
         if targets.is_empty() && !published::is_used(view) {
             return self.remove().await;
@@ -149,12 +156,57 @@ impl PublishedPorts {
         // Who listens comes before what leads there.
         let relay = std::mem::take(&mut wanted.relay);
         self.make_relay(relay, full).await;
+        let by_load = wanted.balance.iter();
+        let by_load = by_load.filter(|(_, of)| of.scheduler == Scheduler::LeastConnections);
+        self.by_load = by_load.map(|(key, of)| (*key, of.clone())).collect();
+        wanted.balance.extend(self.weighed(load));
         ops + self.make_tables(wanted, full).await
     }
 
     /// What the tables say.
     fn said(&self) -> Option<&Published> {
         self.tables.as_ref()?.said.as_ref()
+    }
+
+    /// Published services that choose by load.
+    pub(super) fn by_load(&self) -> BTreeSet<ServiceKey> {
+        self.by_load.keys().copied().collect()
+    }
+
+    fn weighed(&self, load: Option<&Load>) -> Spec {
+        let mut weighed = self.by_load.clone();
+        for service in weighed.values_mut() {
+            loads::weigh(service, load);
+        }
+        weighed
+    }
+
+    /// Gives backends the weights that follow from their load, and changes nothing else. Answers
+    /// with how many changes that took.
+    pub(super) async fn weigh(&mut self, load: Option<&Load>) -> usize {
+        let mut weighed = self.weighed(load);
+        let Some(mut tables) = self.tables.take() else {
+            return 0;
+        };
+        if let Some(said) = &tables.said {
+            weighed.retain(|key, service| said.balance.get(key) != Some(service));
+        }
+        if weighed.is_empty() {
+            self.tables = Some(tables);
+            return 0;
+        }
+        let made =
+            tokio::task::spawn_blocking(move || tables.weigh(weighed).map(|ops| (tables, ops)));
+        match made.await.map_err(anyhow::Error::from).flatten() {
+            Ok((tables, ops)) => {
+                self.tables = Some(tables);
+                ops
+            }
+            Err(error) => {
+                self.fail(format!("{error:#}"));
+                0
+            }
+        }
     }
 
     fn published(
@@ -462,6 +514,19 @@ impl Tables {
                 ops += report.ops;
             }
             self.lacking = report.lacking();
+        }
+        Ok(ops)
+    }
+
+    fn weigh(&mut self, weighed: Spec) -> anyhow::Result<usize> {
+        let changes = weighed.iter().map(|(key, of)| (*key, Some(of.clone())));
+        let report = self.balancer.change(&changes.collect())?;
+        let mut ops = report.ops;
+        if let Some(said) = &mut self.said {
+            said.balance.extend(weighed);
+            if report.created {
+                ops += self.balancer.reconcile(&said.balance)?.ops;
+            }
         }
         Ok(ops)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_netns::Identity;
 use weft_raft::model::{
     Attachment, Availability, BackendState, Change, Endpoint, EndpointId, NetworkId, Node, NodeId,
-    NodeStatus, Service, ServiceId, View,
+    NodeStatus, Scheduler, Service, ServiceId, View,
 };
 
 /// A service address: a network and an address on it.
@@ -24,6 +24,7 @@ pub(crate) struct ServiceIndex {
     at_place: BTreeSet<(NodeId, Identity, EndpointId)>,
     vips: BTreeMap<Vip, ServiceId>,
     vips_of: BTreeMap<ServiceId, BTreeSet<Vip>>,
+    by_load: BTreeSet<ServiceId>,
 }
 
 /// What a change may have made different.
@@ -35,6 +36,8 @@ pub(crate) struct ServicesDirty {
     pub(crate) vips: BTreeSet<Vip>,
     /// What is attached to these containers.
     pub(crate) places: BTreeSet<Place>,
+    /// Backends have other loads as seen from these containers of this node.
+    pub(crate) loads: BTreeSet<Identity>,
     /// Backends that are no more, each with a service address that led to it.
     pub(crate) departed: BTreeSet<(Vip, Ipv4Addr)>,
 }
@@ -61,7 +64,7 @@ impl ServicesDirty {
 
     /// Whether there is nothing to do.
     pub(crate) fn is_clean(&self) -> bool {
-        !self.all && self.vips.is_empty() && self.places.is_empty()
+        !self.all && self.vips.is_empty() && self.places.is_empty() && self.loads.is_empty()
     }
 
     /// Takes in what another change made different.
@@ -69,6 +72,7 @@ impl ServicesDirty {
         self.all |= other.all;
         self.vips.extend(other.vips);
         self.places.extend(other.places);
+        self.loads.extend(other.loads);
         self.departed.extend(other.departed);
     }
 }
@@ -133,6 +137,13 @@ impl ServiceIndex {
         let (first, last) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
         let range = self.vips.range((network, first)..=(network, last));
         range.map(|(vip, _)| *vip)
+    }
+
+    /// The addresses of services whose backends are chosen by the flows that they have.
+    pub(crate) fn vips_by_load(&self) -> impl Iterator<Item = Vip> {
+        self.by_load
+            .iter()
+            .flat_map(|service| self.vips_of(*service))
     }
 
     /// The endpoints of a service.
@@ -238,6 +249,9 @@ impl ServiceIndex {
     }
 
     fn insert_service(&mut self, service: &Service) {
+        if service.scheduler == Scheduler::LeastConnections {
+            self.by_load.insert(service.id);
+        }
         for on in &service.networks {
             let Some(vip) = on.vip else { continue };
             let vip = (on.network, vip);
@@ -247,6 +261,7 @@ impl ServiceIndex {
     }
 
     fn remove_service(&mut self, id: ServiceId, dirty: &mut ServicesDirty) {
+        self.by_load.remove(&id);
         for vip in self.vips_of.remove(&id).into_iter().flatten() {
             if self.vips.get(&vip) == Some(&id) {
                 self.vips.remove(&vip);

@@ -224,8 +224,8 @@ fn scheduler(service: &Service, backends: usize) -> lb::Scheduler {
     match service.scheduler {
         Scheduler::RoundRobin => lb::Scheduler::RoundRobin,
         Scheduler::WeightedRoundRobin => lb::Scheduler::WeightedRoundRobin,
-        // Who has fewer flows is not counted; chance comes nearest to it.
-        Scheduler::Random | Scheduler::LeastConnections => lb::Scheduler::Random,
+        Scheduler::Random => lb::Scheduler::Random,
+        Scheduler::LeastConnections => lb::Scheduler::LeastConnections,
         Scheduler::SourceHash => lb::Scheduler::SourceHash,
         Scheduler::Maglev => lb::Scheduler::Maglev(maglev_size(backends)),
     }

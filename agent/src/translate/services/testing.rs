@@ -130,6 +130,7 @@ pub(crate) fn dirty(vips: &[Vip], places: &[(u8, u8)]) -> ServicesDirty {
     ServicesDirty {
         all: false,
         departed: BTreeSet::new(),
+        loads: BTreeSet::new(),
         vips: vips.iter().copied().collect(),
         places: places
             .iter()

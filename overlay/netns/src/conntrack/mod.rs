@@ -21,6 +21,7 @@ const SUBSYSTEM: u16 = 1;
 const NEW: u16 = 0;
 const GET: u16 = 1;
 const DELETE: u16 = 2;
+const GET_STATISTICS: u16 = 5;
 /// `AF_INET`.
 const FAMILY_IPV4: u8 = 2;
 
@@ -39,6 +40,32 @@ impl Conntrack {
     pub fn open_in(netns: &Netns) -> Result<Self, NftError> {
         let link = Link::open_in(netns)?;
         Ok(Self { link })
+    }
+
+    /// How many flows the namespace has, without reading them.
+    ///
+    /// # Errors
+    /// [`NftError`].
+    pub fn count(&mut self) -> Result<u32, NftError> {
+        let what = "count flows";
+        let query = Query {
+            subsystem: SUBSYSTEM,
+            kind: GET_STATISTICS,
+            family: 0,
+            dump: false,
+        };
+        let mut count = None;
+        let answer = |kind, attrs: Attrs<'_>| {
+            if kind == GET_STATISTICS {
+                // `CTA_STATS_GLOBAL_ENTRIES`.
+                count = attrs.find(1)?.map(|attr| attr.u32()).transpose()?;
+            }
+            Ok(())
+        };
+        self.link.query(what, query, |_| {}, answer)?;
+        count.ok_or_else(|| NftError::NoAnswer {
+            what: what.to_owned(),
+        })
     }
 
     /// Reads all flows. Those that come or go meanwhile may be missing or come twice.

@@ -83,6 +83,22 @@ pub(crate) fn hold(to: &str, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// Opens so many connections, each of which is answered, and closes them when told.
+pub(crate) fn hold_many(to: &str, port: u16, count: usize) -> Result<()> {
+    let to = SocketAddr::new(to.parse()?, port);
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let stream = connect(to)?;
+        request(&stream)?;
+        held.push(stream);
+    }
+    println!("ready");
+    std::io::stdin().lock().lines().next();
+    drop(held);
+    println!("done");
+    Ok(())
+}
+
 /// Opens a socket, and for each line on standard input sends a datagram from it and prints the
 /// answer or `failed` with the reason.
 pub(crate) fn hold_udp(to: &str, port: u16) -> Result<()> {

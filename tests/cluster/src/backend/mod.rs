@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 
-pub(crate) use client::{ask, ask_until_told, hold, hold_udp};
+pub(crate) use client::{ask, ask_until_told, hold, hold_many, hold_udp};
 pub(crate) use flows::{ask_from, load};
 pub(crate) use proxied::{bulk, destination, flood, serve as serve_proxied};
 
@@ -224,7 +224,14 @@ impl Client<'_> {
         Talk::start(self.cluster, self.host, &self.through(), &args)
     }
 
-    /// The same with datagrams from one socket.
+    /// So many connections that stay open, each answered once, until it is told.
+    pub fn hold_many(&self, to: &str, port: u16, count: usize) -> Result<Talk> {
+        let (port, count) = (port.to_string(), count.to_string());
+        let args = ["hold-many", to, &port, &count];
+        Talk::start(self.cluster, self.host, &self.through(), &args)
+    }
+
+    /// As [`hold`](Self::hold), with datagrams from one socket.
     pub fn hold_udp(&self, to: &str, port: u16) -> Result<Talk> {
         let port = port.to_string();
         let args = ["hold-udp", to, &port];

@@ -20,6 +20,7 @@ mod t62_ingress;
 mod t63_proxy;
 mod t64_egress;
 mod t65_idle;
+mod t65_least;
 mod t66_numbers;
 mod t67_control_services;
 mod t68_notices;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         t63_proxy::CASES,
         t64_egress::CASES,
         t65_idle::CASES,
+        t65_least::CASES,
         t66_numbers::CASES,
         t67_control_services::CASES,
         t68_notices::CASES,
