@@ -40,10 +40,12 @@ pub(super) enum Set {
     Peers(Family),
     /// The host's devices in networks of containers.
     Networks,
+    /// The zone of each source MAC.
+    Zones,
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Allowed(Family::V4),
         Self::Allowed(Family::V6),
         Self::Entries,
@@ -52,6 +54,7 @@ impl Set {
         Self::Peers(Family::V6),
         Self::Restricted,
         Self::Rewritten,
+        Self::Zones,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -64,13 +67,15 @@ impl Set {
             Self::Peers(Family::V6) => "peers6",
             Self::Restricted => "restricted",
             Self::Rewritten => "rewritten",
+            Self::Zones => "zones",
         }
     }
 
     fn object(self, table: &str) -> Map {
         let nothing = MapTarget::Nothing;
         let (fields, key_len, target): (&[KeyType], _, _) = match self {
-            Self::Entries => {
+            // A zone is a number of two bytes; there is no name for a type of these.
+            Self::Entries | Self::Zones => {
                 let kind = KeyType::MARK;
                 (&[KeyType::ETHER_ADDR], 6, MapTarget::Value { kind, len: 4 })
             }
@@ -125,6 +130,13 @@ impl Layout {
                 entries.collect()
             }
             Set::Networks => keys(spec.networks.iter().map(|name| device_key(name))),
+            Set::Zones => {
+                let entries = spec.entries.iter().map(|(mac, number)| {
+                    let zone = padded(&number.to_ne_bytes());
+                    (mac.to_vec(), MapData::Value(zone.to_vec()))
+                });
+                entries.collect()
+            }
             Set::Rewritten => keys(spec.snat_ports.iter().map(port_key)),
             Set::Restricted => keys(spec.allowed.keys().map(port_key)),
             Set::Allowed(family) => {
@@ -210,6 +222,11 @@ mod tests {
         assert_eq!(
             layout.elements(Set::Entries),
             [(vec![2, 0x42, 10, 0, 0, 2], mark)].into()
+        );
+        let zone = MapData::Value([2u16.to_ne_bytes(), [0; 2]].concat());
+        assert_eq!(
+            layout.elements(Set::Zones),
+            [(vec![2, 0x42, 10, 0, 0, 2], zone)].into()
         );
         let key = vec![17, 0, 0, 0, 0x12, 0x34, 0, 0];
         assert_eq!(

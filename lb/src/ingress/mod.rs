@@ -17,6 +17,11 @@
 //! (priority `mangle`), when neither mark says anything yet; what they put into other bits after
 //! that stays. Packets that arrive from the mesh have no packet mark.
 //!
+//! A client may use one port for connections to several nodes, all of which may choose B, where they
+//! then look alike. So B knows those from each entry by a zone of connection tracking, of the
+//! original direction only. In the other, which has none, the kernel gives the second of two such
+//! connections to one container another source port.
+//!
 //! # The way out
 //!
 //! What containers send to anywhere else by their legs leaves the host with the host's address (it is
@@ -54,11 +59,16 @@
 //! ```text
 //! table inet weft-ingress {
 //!     map entries    { type ether_addr : mark }
+//!     map zones      { type ether_addr : mark }
 //!     set restricted { type inet_proto . inet_service }
 //!     set allowed4   { type inet_proto . inet_service . ipv4_addr; flags interval }
 //!     set rewritten  { type inet_proto . inet_service }
 //!     set peers4     { type ipv4_addr . ipv4_addr }
 //!     set networks   { type ifname }
+//!     chain zones {
+//!         type filter hook prerouting priority raw; policy accept;
+//!         iifname "wf-ingress" ct original zone set ether saddr map @zones
+//!     }
 //!     chain prerouting {
 //!         type filter hook prerouting priority mangle - 10; policy accept;
 //!         iifname "wf-ingress" goto from-mesh

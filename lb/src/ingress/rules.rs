@@ -14,6 +14,8 @@ use crate::exprs::{ROUTE_LOCAL, port_value};
 use crate::layout::address_bytes;
 use crate::spec::Family;
 
+/// `NF_IP_PRI_RAW`: before connection tracking.
+const PRIORITY_ZONE: i32 = -300;
 /// After connection tracking (-200), and before `NF_IP_PRI_MANGLE` (-150), where others set marks.
 const PRIORITY_MARK: i32 = -160;
 /// `NF_IP_PRI_FILTER`.
@@ -32,6 +34,7 @@ const LOOPBACK4: u8 = 127;
 /// Source and destination in an IPv4 header (RFC 791 section 3.1).
 const ADDRESSES4: [u32; 2] = [12, 16];
 
+const ZONES: &str = "zones";
 const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
 const OUTPUT: &str = "output";
@@ -103,6 +106,7 @@ impl Layout {
             (TO_GATEWAY, None),
             (FITTING, None),
             (LEAVING, None),
+            base(ZONES, "filter", Hook::PREROUTING, PRIORITY_ZONE),
             base(PREROUTING, "filter", Hook::PREROUTING, PRIORITY_MARK),
             base(OUTPUT, "route", Hook::OUTPUT, PRIORITY_MARK),
             base(FORWARD, "filter", Hook::FORWARD, PRIORITY_FILTER),
@@ -150,6 +154,7 @@ impl Layout {
             exprs
         };
         let mut rules = vec![
+            (ZONES, zone_of_entry(&self.spec.mesh_if)),
             (PREROUTING, from(&self.spec.mesh_if, FROM_MESH)),
             (PREROUTING, from(&self.spec.gateway_if, FROM_GATEWAY)),
             (PREROUTING, judge_new()),
@@ -318,12 +323,34 @@ fn judge_new() -> Vec<Expr> {
     vec![ct(CtKey::STATE), is(&STATE_NEW.to_ne_bytes()), goto(LIMITS)]
 }
 
+/// `iifname "wf-ingress" meta iiftype ether ct original zone set ether saddr map @zones`
+fn zone_of_entry(mesh: &str) -> Vec<Expr> {
+    let mut exprs = device(MetaKey::INPUT_NAME, CompareOp::EQ, mesh).to_vec();
+    exprs.extend(by_entry(Set::Zones));
+    exprs.push(Expr::SetCt {
+        key: CtKey::ZONE,
+        direction: Some(CtDirection::ORIGINAL),
+        register: Register::R1,
+    });
+    exprs
+}
+
 /// `ct state new meta iiftype ether ct mark set ether saddr map @entries`
 fn mark_entry() -> Vec<Expr> {
+    let mut exprs = vec![ct(CtKey::STATE), is(&STATE_NEW.to_ne_bytes())];
+    exprs.extend(by_entry(Set::Entries));
+    exprs.push(Expr::SetCt {
+        key: CtKey::MARK,
+        direction: None,
+        register: Register::R1,
+    });
+    exprs
+}
+
+/// `meta iiftype ether ether saddr map @SET`
+fn by_entry(set: Set) -> [Expr; 4] {
     let register = Register::R1;
-    vec![
-        ct(CtKey::STATE),
-        is(&STATE_NEW.to_ne_bytes()),
+    [
         meta(MetaKey::INPUT_TYPE),
         is(&TYPE_ETHERNET.to_ne_bytes()),
         Expr::Payload {
@@ -333,13 +360,9 @@ fn mark_entry() -> Vec<Expr> {
             register,
         },
         Expr::MapLookup {
-            map: Set::Entries.name().to_owned(),
+            map: set.name().to_owned(),
             register,
             target: register,
-        },
-        Expr::SetCt {
-            key: CtKey::MARK,
-            register,
         },
     ]
 }

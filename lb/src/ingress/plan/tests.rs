@@ -75,14 +75,15 @@ fn what_differs_in_elements_is_all_that_changes() {
     wanted.allowed.insert(port, [prefix].into());
     let wanted = layout(wanted);
     let plan = Plan::new(&wanted, &old, OWNED);
-    assert_eq!(plan.ops(&wanted), 4);
+    assert_eq!(plan.ops(&wanted), 6);
     let Plan::Change { claim: false, sets } = plan else {
         panic!("not a change of elements: {plan:?}");
     };
     let entries = &sets[&Set::Entries];
     assert_eq!((entries.remove.len(), entries.add.len()), (1, 1));
     let changed: Vec<Set> = sets.into_keys().collect();
-    let expected = [Set::Entries, Set::Restricted, Set::Allowed(Family::V4)];
+    let allowed = Set::Allowed(Family::V4);
+    let expected = [Set::Entries, Set::Restricted, allowed, Set::Zones];
     assert_eq!(changed, expected);
 }
 

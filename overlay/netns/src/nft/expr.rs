@@ -129,6 +129,8 @@ pub enum Expr {
     SetCt {
         /// Which.
         key: CtKey,
+        /// Of which direction; for keys that are the same in both: none.
+        direction: Option<CtDirection>,
         /// The new value.
         register: Register,
     },
@@ -282,6 +284,9 @@ impl CtKey {
     pub const MARK: Self = Self(3);
     /// Destination port, two bytes in network order.
     pub const DESTINATION_PORT: Self = Self(12);
+    /// What tells flows with the same addresses and ports from one another, two bytes in host order.
+    /// Set before connection tracking, and of one direction at a time.
+    pub const ZONE: Self = Self(17);
 }
 
 /// A direction of a flow (`enum ip_conntrack_dir`).

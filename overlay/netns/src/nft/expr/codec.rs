@@ -243,8 +243,15 @@ impl Expr {
                     data.bytes(3, &[direction.0]);
                 }
             }
-            Self::SetCt { key, register } => {
+            Self::SetCt {
+                key,
+                direction,
+                register,
+            } => {
                 data.u32(2, key.0);
+                if let Some(direction) = direction {
+                    data.bytes(3, &[direction.0]);
+                }
                 data.u32(4, register.0);
             }
             _ => {}
@@ -550,16 +557,21 @@ impl<'a> Fields<'a> {
 
     fn ct(&self) -> Result<Expr, Malformed> {
         let key = CtKey(self.u32(2)?);
-        if let Some(register) = self.register(4)? {
-            return Ok(Expr::SetCt { key, register });
-        }
         let direction = self.get(3)?.map(|attr| match *attr.value {
             [direction] => Ok(CtDirection(direction)),
             _ => Err(Malformed),
         });
+        let direction = direction.transpose()?;
+        if let Some(register) = self.register(4)? {
+            return Ok(Expr::SetCt {
+                key,
+                direction,
+                register,
+            });
+        }
         Ok(Expr::Ct {
             key,
-            direction: direction.transpose()?,
+            direction,
             register: Register(self.u32(1)?),
         })
     }

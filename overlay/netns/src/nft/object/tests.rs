@@ -159,6 +159,12 @@ fn every_expression_reads_as_it_was_written() {
         },
         Expr::SetCt {
             key: CtKey::MARK,
+            direction: None,
+            register,
+        },
+        Expr::SetCt {
+            key: CtKey::ZONE,
+            direction: Some(CtDirection::ORIGINAL),
             register,
         },
         Expr::Bitwise {
