@@ -108,11 +108,12 @@ impl World {
         })
     }
 
-    /// That it was in turns.
+    /// That both backends had their share. (Where many services take turns, most choose by chance.)
     pub(crate) fn check_spread(&self, who: &str) {
         let served = self.served.each_ref().map(|s| s.load(Ordering::SeqCst));
-        let most_apart = served[0].abs_diff(served[1]);
-        assert!(most_apart <= 2, "{who} did not take turns: {served:?}");
+        let apart = served[0].abs_diff(served[1]);
+        let all = served[0] + served[1];
+        assert!(apart <= all / 20 + 2, "{who} is one-sided: {served:?}");
     }
 }
 
