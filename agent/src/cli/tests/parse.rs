@@ -374,7 +374,6 @@ fn what_later_versions_bring_is_not_offered() {
         for later in [
             "--encrypted",
             "--autolock",
-            "proxy-v2",
             "--force-new-cluster",
             "macvlan",
             "--ipv6",

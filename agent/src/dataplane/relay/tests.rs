@@ -121,7 +121,10 @@ async fn connections_of_a_backend_that_goes_are_reset_and_then_all_is_done() {
     while !relay.is_done() {
         relay.changed.notified().await;
     }
-    assert!(Client::connect(at).is_err());
+    // The socket goes with the task that was stopped.
+    while Client::connect(at).is_ok() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

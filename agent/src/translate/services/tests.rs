@@ -94,7 +94,7 @@ fn schedulers_are_passed_on() {
             Scheduler::WeightedRoundRobin,
             lb::Scheduler::WeightedRoundRobin,
         ),
-        (Scheduler::LeastConnections, lb::Scheduler::Random),
+        (Scheduler::LeastConnections, lb::Scheduler::LeastConnections),
         (Scheduler::SourceHash, lb::Scheduler::SourceHash),
         (Scheduler::Maglev, lb::Scheduler::Maglev(MaglevSize::Medium)),
     ];
