@@ -20,6 +20,7 @@ pub mod picture;
 pub mod ping;
 pub mod probe;
 pub mod random;
+mod rate;
 pub mod rogue;
 pub mod signals;
 pub mod talk;

@@ -36,6 +36,10 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["tcp-send", address, seconds, streams] => {
             crate::traffic::send(address, seconds.parse()?, streams.parse()?)
         }
+        ["answer", address] => crate::rate::serve(address),
+        ["ask-briefly", address, seconds, at_a_time] => {
+            crate::rate::ask(address, seconds.parse()?, at_a_time.parse()?)
+        }
         ["echo-when-told", to] => crate::echo::when_told(to),
         ["round-trips", to, count] => crate::echo::round_trips(to, count.parse()?),
         ["serve", name, port] => {

@@ -10,6 +10,7 @@ use weft_cluster_tests::weft::act_by_name;
 mod attach;
 mod commits;
 mod convergence;
+mod ingress;
 mod memory;
 mod state;
 mod table;
@@ -28,6 +29,7 @@ const SECTIONS: &[Section] = &[
     ("convergence", convergence::convergence),
     ("memory", memory::memory),
     ("throughput", throughput::throughput),
+    ("ingress", ingress::ingress),
 ];
 
 fn main() -> ExitCode {

@@ -102,7 +102,7 @@ fn transfer(cluster: &Cluster, way: &Way, streams: usize) -> Result<Moved> {
 }
 
 /// What all processors spent so far, interrupts included (proc_stat(5)).
-fn cpu_seconds() -> Result<f64> {
+pub(crate) fn cpu_seconds() -> Result<f64> {
     /// `sysconf(_SC_CLK_TCK)` on every Linux architecture that Rust runs on.
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = fs::read_to_string("/proc/stat")?;
