@@ -109,9 +109,12 @@ async fn connections_of_a_backend_that_goes_are_reset_and_then_all_is_done() {
     let (at, backend) = (free(), server.local_addr().unwrap());
     relay.want([(at, listener(&[backend], 1))].into()).unwrap();
     let mut client = blocking(move || Client::connect(at).unwrap()).await;
-    let (mut taken, _) = blocking(move || server.accept().unwrap()).await;
-    let mut header = [0; 28];
-    taken.read_exact(&mut header).unwrap();
+    let take = move || {
+        let (mut taken, _) = server.accept().unwrap();
+        taken.read_exact(&mut [0; 28]).unwrap();
+        taken
+    };
+    let _taken = blocking(take).await;
     assert!(!relay.is_done());
     // Another has its address.
     relay.want([(at, listener(&[backend], 2))].into()).unwrap();
