@@ -213,7 +213,7 @@ fn perform(session: &mut Session<'_>, indices: &mut Indices, op: &Op) -> Result<
                 mac: *mac,
                 container: descriptor(container),
             };
-            vec![messages::create_veth(&ends)]
+            return messages::make_veth(&mut sandbox.rtnl, &ends).map_err(text);
         }
         other => return Err(format!("{other} cannot be done in a sandbox")),
     };

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use ipnet::IpNet;
-use libc::{EADDRNOTAVAIL, EAFNOSUPPORT, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, ESRCH};
+use libc::{EADDRNOTAVAIL, EAFNOSUPPORT, EBUSY, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, ESRCH};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
@@ -17,7 +17,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
-use super::rtnl::Request;
+use super::rtnl::{Request, Rtnl, RtnlError};
 use crate::observed::Forward;
 use crate::op::{InnerChange, LinkChange, OUTER_TTL};
 use crate::spec::{Mac, Vtep};
@@ -126,6 +126,9 @@ pub(crate) fn set_vxlan(name: &str, local: IpAddr) -> Request {
     change(builder.build())
 }
 
+/// Smallest number that a link of ours is made with.
+const INDICES_FROM: u32 = 1_000_000;
+
 /// The ends of a veth pair to be made.
 pub(crate) struct VethEnds<'a> {
     pub(crate) port: &'a str,
@@ -136,18 +139,49 @@ pub(crate) struct VethEnds<'a> {
     pub(crate) container: RawFd,
 }
 
+impl VethEnds<'_> {
+    /// Numbers of both ends, far above those that the kernel gives. It gives each namespace's from 1
+    /// up; ends that happen to have the same one look to it like one link without a lower one, and it
+    /// says up to a second late that there is a carrier (`linkwatch_urgent_event`), before which a
+    /// bridge forwards nothing.
+    fn indices(&self) -> (u32, u32) {
+        // FNV-1a: any hash would do.
+        let hash = { self.port.bytes() }.fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        let port = INDICES_FROM + (hash >> 8) * 2;
+        (port, port + 1)
+    }
+}
+
+/// Makes a pair.
+pub(crate) fn make_veth(rtnl: &mut Rtnl, ends: &VethEnds<'_>) -> Result<(), RtnlError> {
+    let mut make = |indices| {
+        let results = rtnl.change_all(&[create_veth(ends, indices)]);
+        results.into_iter().collect::<Result<(), _>>()
+    };
+    match make(Some(ends.indices())) {
+        // The numbers are taken, or the names are, which the second try tells.
+        Err(RtnlError::Refused { errno, .. }) if [EEXIST, EBUSY].contains(&errno) => make(None),
+        made => made,
+    }
+}
+
 /// One request makes both ends where they belong and under their final names, or nothing.
-pub(crate) fn create_veth(ends: &VethEnds<'_>) -> Request {
-    let peer = LinkUnspec::new_with_name(ends.ifname)
+pub(crate) fn create_veth(ends: &VethEnds<'_>, indices: Option<(u32, u32)>) -> Request {
+    let (port, inner) = indices.unwrap_or_default();
+    let mut peer = LinkUnspec::new_with_name(ends.ifname)
         .mtu(ends.mtu)
         .address(ends.mac.0.to_vec())
         .setns_by_fd(ends.container)
         .build();
-    let message = LinkMessageBuilder::<LinkVeth>::new(ends.port, ends.ifname)
+    peer.header.index = inner;
+    let mut message = LinkMessageBuilder::<LinkVeth>::new(ends.port, ends.ifname)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .mtu(ends.mtu)
         .controller(ends.bridge)
         .build();
+    message.header.index = port;
     request(RouteNetlinkMessage::NewLink(message), CREATE, &[])
 }
 

@@ -48,14 +48,15 @@ pub(crate) fn probe() -> Features {
     };
     let target = here.0.as_fd().as_raw_fd();
     let vxlan = messages::create_vxlan(names::VXLAN, MTU, 1, vtep, target);
-    let veth = messages::create_veth(&VethEnds {
+    let veth = VethEnds {
         port: "wfprobe",
         bridge: 0,
         mtu: MTU,
         ifname: "eth0",
         mac: Mac([2, 0x42, 0, 0, 0, 1]),
         container: there.as_fd().as_raw_fd(),
-    });
+    };
+    let veth = messages::create_veth(&veth, None);
     let mut attempt = |request: &Request, option| {
         let result = here.1.change(request);
         result.err().map(|error| explain(&error, option))

@@ -192,14 +192,16 @@ impl Hands<'_, '_> {
                     Place::Host => self.session.host,
                     Place::Leg(key) => &self.leg(key)?.place.netns,
                 };
-                vec![link_messages::create_veth(&VethEnds {
+                let ends = VethEnds {
                     port,
                     bridge,
                     mtu: *mtu,
                     ifname: place.ifname(),
                     mac: *mac,
                     container: netns.as_fd().as_raw_fd(),
-                })]
+                };
+                let hub = self.session.hub.as_mut().ok_or(NO_HUB)?;
+                return link_messages::make_veth(&mut hub.rtnl, &ends).map_err(|e| e.to_string());
             }
             Op::SetPort {
                 port,

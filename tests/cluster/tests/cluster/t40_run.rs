@@ -229,9 +229,7 @@ fn there_before_the_command() -> Result<()> {
         .map(|link| {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let local = link["addr_info"][0]["local"].clone();
-            // Its carrier; the kernel tells of that in `operstate` up to a second later.
-            let mut flags = link["flags"].as_array().into_iter().flatten();
-            let up = flags.any(|flag| flag == "LOWER_UP");
+            let up = link["operstate"] == "UP" || link["ifname"] == "lo";
             format!("{} {} {up}", text(&link["ifname"]), text(&local))
         })
         .collect();
