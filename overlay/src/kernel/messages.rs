@@ -126,7 +126,7 @@ pub(crate) fn set_vxlan(name: &str, local: IpAddr) -> Request {
     change(builder.build())
 }
 
-/// Smallest number that a link of ours is made with.
+/// Smallest number that a port is made with.
 const INDICES_FROM: u32 = 1_000_000;
 
 /// The ends of a veth pair to be made.
@@ -140,48 +140,45 @@ pub(crate) struct VethEnds<'a> {
 }
 
 impl VethEnds<'_> {
-    /// Numbers of both ends, far above those that the kernel gives. It gives each namespace's from 1
-    /// up; ends that happen to have the same one look to it like one link without a lower one, and it
-    /// says up to a second late that there is a carrier (`linkwatch_urgent_event`), before which a
-    /// bridge forwards nothing.
-    fn indices(&self) -> (u32, u32) {
+    /// Number of the port, far above those that the kernel gives. It gives each namespace's from 1 up,
+    /// as it does the container's end; ends that happen to have the same one look to it like one link
+    /// without a lower one, and it says up to a second late that there is a carrier
+    /// (`linkwatch_urgent_event`), before which a bridge forwards nothing.
+    fn port_index(&self) -> u32 {
         // FNV-1a: any hash would do.
         let hash = { self.port.bytes() }.fold(0x811c_9dc5_u32, |hash, byte| {
             (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
         });
-        let port = INDICES_FROM + (hash >> 8) * 2;
-        (port, port + 1)
+        INDICES_FROM + (hash >> 8)
     }
 }
 
 /// Makes a pair.
 pub(crate) fn make_veth(rtnl: &mut Rtnl, ends: &VethEnds<'_>) -> Result<(), RtnlError> {
-    let mut make = |indices| {
-        let results = rtnl.change_all(&[create_veth(ends, indices)]);
+    let mut make = |index| {
+        let results = rtnl.change_all(&[create_veth(ends, index)]);
         results.into_iter().collect::<Result<(), _>>()
     };
-    match make(Some(ends.indices())) {
-        // The numbers are taken, or the names are, which the second try tells.
+    match make(Some(ends.port_index())) {
+        // The number is taken, or a name is, which the second try tells.
         Err(RtnlError::Refused { errno, .. }) if [EEXIST, EBUSY].contains(&errno) => make(None),
         made => made,
     }
 }
 
 /// One request makes both ends where they belong and under their final names, or nothing.
-pub(crate) fn create_veth(ends: &VethEnds<'_>, indices: Option<(u32, u32)>) -> Request {
-    let (port, inner) = indices.unwrap_or_default();
-    let mut peer = LinkUnspec::new_with_name(ends.ifname)
+pub(crate) fn create_veth(ends: &VethEnds<'_>, port_index: Option<u32>) -> Request {
+    let peer = LinkUnspec::new_with_name(ends.ifname)
         .mtu(ends.mtu)
         .address(ends.mac.0.to_vec())
         .setns_by_fd(ends.container)
         .build();
-    peer.header.index = inner;
     let mut message = LinkMessageBuilder::<LinkVeth>::new(ends.port, ends.ifname)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .mtu(ends.mtu)
         .controller(ends.bridge)
         .build();
-    message.header.index = port;
+    message.header.index = port_index.unwrap_or_default();
     request(RouteNetlinkMessage::NewLink(message), CREATE, &[])
 }
 

@@ -44,9 +44,9 @@ async fn reads_print_a_table_unless_told_otherwise() {
              ffffffffffffffff  front  vip   least-conn  1/1    web:10.0.1.3  8080->80/tcp\n\n\
              ENDPOINT ID       NAME  NETWORK  NODE  ADDRESS   WEIGHT  STATE\n\
              cccccccccccccccc  api   web      h1    10.0.1.2  1       ready\n\n\
-             NAME  NODE  FLOWS  TAKEN  IN               OUT\n\
-             api   h1    7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\
-             all         7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\n\
+             ENDPOINT ID       NAME  NODE  FLOWS  TAKEN  IN               OUT\n\
+             cccccccccccccccc  api   h1    7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\
+             all                           7      1200   10000 (1.0 MiB)  11000 (5.0 TiB)\n\n\
              Warning: h1: port 8080 is in use\n",
         ),
     ] {

@@ -198,7 +198,16 @@ fn endpoints(service: &Service) -> Table {
 /// What each endpoint has taken and answered, and all of them together. Where that is not known,
 /// why.
 fn numbers(service: &Service) -> Table {
-    let mut table = Table::new(&["NAME", "NODE", "FLOWS", "TAKEN", "IN", "OUT", ""]);
+    let mut table = Table::new(&[
+        "ENDPOINT ID",
+        "NAME",
+        "NODE",
+        "FLOWS",
+        "TAKEN",
+        "IN",
+        "OUT",
+        "",
+    ]);
     let shown = |connections: Option<u64>, totals: Option<Totals>| {
         let number = |known: Option<String>| known.unwrap_or_else(|| "-".to_owned());
         [
@@ -209,12 +218,13 @@ fn numbers(service: &Service) -> Table {
         ]
     };
     for endpoint in &service.endpoints {
-        let mut row = vec![endpoint.name.clone(), endpoint.node.clone()];
+        let (id, name) = (endpoint.id.clone(), endpoint.name.clone());
+        let mut row = vec![id, name, endpoint.node.clone()];
         row.extend(shown(endpoint.connections, endpoint.totals));
         row.push(endpoint.numbers_error.clone().unwrap_or_default());
         table.row(row);
     }
-    let mut row = vec!["all".to_owned(), String::new()];
+    let mut row = vec!["all".to_owned(), String::new(), String::new()];
     row.extend(shown(service.connections, service.totals));
     table.row(row);
     table
