@@ -225,6 +225,10 @@ fn read_tuple(tuple: Attr<'_>) -> Result<Option<Tuple>, Malformed> {
     let (mut protocol, mut ports) = (0, [0; 2]);
     for attr in tuple.nested() {
         let attr = attr?;
+        // A zone of this direction alone (`CTA_TUPLE_ZONE`) is a number.
+        if ![1, 2].contains(&attr.kind) {
+            continue;
+        }
         for field in attr.nested() {
             let field = field?;
             match (attr.kind, field.kind) {
@@ -285,6 +289,9 @@ mod tests {
                 proto.bytes(2, &ends[0].1.to_be_bytes());
                 proto.bytes(3, &ends[1].1.to_be_bytes());
             });
+            if kind == TUPLE_ORIGINAL {
+                tuple.bytes(3, &7_u16.to_be_bytes());
+            }
         });
     }
 
