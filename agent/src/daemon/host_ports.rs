@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use crate::api::types::{Port, Protocol};
+use crate::api::types::{Port, Protocol, SourceMode};
 
 /// Lines of one table that are looked at. Those of listeners come first.
 const MAX_LINES: usize = 100_000;
@@ -89,9 +89,12 @@ impl HostPorts {
         let of_port = |ip| (port.protocol, port.published, ip);
         let least = of_port(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let greatest = of_port(IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)));
+        // The data-plane process listens for such a port itself, at single addresses.
+        let relayed = port.source == SourceMode::ProxyV2;
+        let is_meant = |at: &IpAddr| !relayed && port.ip.is_none_or(|ip| ip == *at);
         self.listening
             .range(least..=greatest)
-            .any(|(_, _, at)| at.is_unspecified() || port.ip.is_none_or(|ip| ip == *at))
+            .any(|(_, _, at)| at.is_unspecified() || is_meant(at))
     }
 
     fn is_ephemeral(&self, port: &Port) -> bool {

@@ -156,7 +156,7 @@ fn frames_of_no_entry_node_open_nothing() {
     let open = || Connection::open(to, DEADLINE).unwrap();
     let mut connection = lab.outside.run(open);
     let entries = std::mem::take(&mut lab.b.spec.entries);
-    assert_eq!(lab.b.reconcile().ops, 1);
+    assert_eq!(lab.b.reconcile().ops, 2);
     for (protocol, v4) in ways() {
         let to = SocketAddr::new(lab.a.underlay(v4), PORT);
         let outside = &lab.outside;
@@ -168,10 +168,10 @@ fn frames_of_no_entry_node_open_nothing() {
             },
         );
     }
-    // What is open stays.
-    connection.echo(1000);
     lab.b.spec.entries = entries;
     lab.b.reconcile();
+    // What was open goes on.
+    connection.echo(1000);
     lab.ask(Protocol::Tcp, lab.a.underlay(true));
 }
 
