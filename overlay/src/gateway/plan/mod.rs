@@ -62,7 +62,7 @@ pub fn plan(spec: Option<&GatewaySpec>, observed: &Observed) -> Vec<Op> {
 }
 
 /// The changes that make the legs of a part of a spec look like it, on a gateway that is otherwise as
-/// wanted; see [`GatewaySpec::part`]. `observed` has of the hub only what is of these legs, and `taken` are
+/// wanted; see `GatewaySpec::part`. `observed` has of the hub only what is of these legs, and `taken` are
 /// the addresses of the others.
 pub fn plan_part(part: &GatewaySpec, observed: &Observed, taken: &BTreeSet<Ipv4Addr>) -> Vec<Op> {
     let HubNamespace::Present(hub) = &observed.hub else {

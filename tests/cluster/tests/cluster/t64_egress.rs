@@ -168,17 +168,23 @@ fn published_ports() -> Result<()> {
     )?;
     cluster.backend(2, "app", "b2", 80, "--service web")?;
     serving(&cluster, "b2")?;
+    for host in 1..=3 {
+        eventually("the cluster knows the host's addresses", || {
+            let node = cluster.json(1, &format!("node inspect h{host}"))?;
+            let found = node["addresses"].as_array().context("no addresses")?;
+            ensure!(found.iter().any(|at| *at == underlay6(host)), "{found:?}");
+            Ok(())
+        })?;
+    }
+    cluster.settle(1)?;
     for host in 1..=2 {
         cluster.container(host, "open", &format!("c{host}"))?;
         cluster.container(host, "shut", &format!("s{host}"))?;
     }
     for host in 1..=2 {
         let client = cluster.client_in(host, &format!("c{host}.open"));
-        // The cluster knows the nodes by their IPv4 addresses alone, so that a node cannot tell that a
-        // client of IPv6 is on the host of the backend.
         let mut everywhere: Vec<String> = (1..=3).map(underlay4).collect();
-        let six = if host == 1 { 1..=3 } else { 2..=2 };
-        everywhere.extend(six.map(underlay6));
+        everywhere.extend((1..=3).map(underlay6));
         everywhere.extend(["192.168.240.1".to_owned(), "fd77:6566:7400::1".to_owned()]);
         for to in &everywhere {
             let what = || format!("c{host} to {to}");
