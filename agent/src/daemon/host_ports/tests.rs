@@ -84,7 +84,7 @@ fn a_program_that_listens_on_a_published_port_is_told_of() {
         "published=8080,target=80,ip=192.0.2.1",
         // The listener may be the data-plane process's.
         "published=8080,target=80,source=proxy-v2",
-        "published=22,target=22,source=proxy-v2,mode=host,ip=192.0.2.1",
+        "published=8080,target=80,source=proxy-v2,mode=host,ip=127.0.0.1",
     ] {
         assert_eq!(warnings(spec), [""; 0], "{spec}");
     }
