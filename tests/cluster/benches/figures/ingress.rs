@@ -207,7 +207,7 @@ fn dnat(cluster: &Cluster) -> Result<()> {
 
 fn haproxy(cluster: &Cluster, dir: &Path) -> Result<Running> {
     let config = format!(
-        "global\n  nbthread 2\n  maxconn 20000\n\
+        "global\n  nbthread 2\n  maxconn 4000\n\
          defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
          option splice-auto\n\
          listen bulk\n  bind :9011\n  server one {SERVER}:{BULK}\n\
@@ -221,7 +221,7 @@ fn nginx(cluster: &Cluster, dir: &Path) -> Result<Running> {
     let config = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n\
          daemon off;\nuser root;\nworker_processes 2;\npid {dir_name}/nginx.pid;\n\
-         error_log {dir_name}/nginx.log;\nevents {{ worker_connections 20000; }}\n\
+         error_log {dir_name}/nginx.log;\nevents {{ worker_connections 4000; }}\n\
          stream {{\n  server {{ listen 9021 reuseport; proxy_pass {SERVER}:{BULK}; }}\n\
          server {{ listen 9022 reuseport; proxy_pass {SERVER}:{SHORT}; }}\n}}\n"
     );
