@@ -75,7 +75,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.verb {
         Verb::Agent(args) => agent(args, cli.socket),
         Verb::Dataplane(args) => {
-            crate::dataplane::run(args.run_dir, args.log_format, args.log_level)
+            crate::dataplane::run(args.run_dir, args.log.log_format, args.log.log_level)
                 .map_err(|error| CliError::failed(chain(&error)))
         }
         Verb::Run(args) => crate::container::run(&context(cli.socket), args),
@@ -102,8 +102,8 @@ fn agent(args: AgentArgs, socket: Option<PathBuf>) -> Result<ExitCode, CliError>
         run_dir: args.run_dir,
         socket,
         node_name: args.node_name,
-        log_format: args.log_format,
-        log_level: args.log_level,
+        log_format: args.log.log_format,
+        log_level: args.log.log_level,
         metrics: args.metrics,
     })
     .map_err(|error| failed(error.into()))?;

@@ -88,9 +88,10 @@ async fn serve(place: Place, descriptors: u64) -> anyhow::Result<()> {
 }
 
 async fn lock(place: &Place) -> anyhow::Result<impl Sized + use<>> {
+    let dir = place.run_dir().display().to_string();
     let place = place.clone();
     let locked = tokio::task::spawn_blocking(move || place.lock()).await?;
-    locked.context("cannot lock the run directory")
+    locked.with_context(|| format!("cannot lock the run directory {dir}"))
 }
 
 /// Goes on where others are, and takes charge.

@@ -30,20 +30,9 @@ pub struct AgentArgs {
     #[arg(long, value_name = "NAME", env = "WEFT_NODE_NAME", hide_env = true,
           value_parser = value::node_name)]
     pub node_name: Option<String>,
-    /// How to write the log [default: text]
-    #[arg(
-        long,
-        value_enum,
-        hide_possible_values = true,
-        value_name = "text|json",
-        env = "WEFT_LOG_FORMAT",
-        hide_env = true
-    )]
-    pub log_format: Option<LogFormat>,
-    /// info, debug, .. or directives: info,weft_raft=debug [default: info]
-    #[arg(long, value_name = "LEVEL", env = "WEFT_LOG_LEVEL", hide_env = true,
-          value_parser = value::log_level)]
-    pub log_level: Option<String>,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArgs,
     /// Serve Prometheus metrics there [default: nowhere]
     #[arg(long, value_name = "ADDR:PORT", env = "WEFT_METRICS", hide_env = true,
           value_parser = crate::config::metrics_addr)]
@@ -59,6 +48,14 @@ pub struct DataplaneArgs {
     /// The agent's run directory [default: /run/weft]
     #[arg(long, value_name = "DIR", env = "WEFT_RUN_DIR", hide_env = true)]
     pub run_dir: Option<PathBuf>,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// The log of a process that goes on.
+#[derive(Debug, Args)]
+pub struct LogArgs {
     /// How to write the log [default: text]
     #[arg(
         long,
@@ -69,7 +66,7 @@ pub struct DataplaneArgs {
         hide_env = true
     )]
     pub log_format: Option<LogFormat>,
-    /// info, debug, .. or directives: info,weft_agent=debug [default: info]
+    /// info, debug, .. or directives: info,weft_raft=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "WEFT_LOG_LEVEL", hide_env = true,
           value_parser = value::log_level)]
     pub log_level: Option<String>,
