@@ -1,5 +1,7 @@
 //! Why packets were refused, and how many.
 
+use serde::{Deserialize, Serialize};
+
 /// Why a received packet was dropped.
 ///
 /// Down to [`Refusal::AuthFailed`] anyone who can send datagrams can raise these counters. What
@@ -37,7 +39,7 @@ pub enum Refusal {
 }
 
 /// Counters of the receiving side. They only grow, and wrap never in practice (64 bits).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboundCounters {
     /// Packets opened.
     pub packets: u64,
@@ -105,7 +107,7 @@ impl InboundCounters {
 }
 
 /// Counters of the sending side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboundCounters {
     /// Packets sealed.
     pub packets: u64,

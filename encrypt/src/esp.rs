@@ -21,6 +21,8 @@ pub use udp::{Encapsulated, KEEPALIVE, NON_ESP_MARKER, classify};
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// SPI and the low half of the sequence number (RFC 4303 section 2).
 pub const HEADER: usize = 8;
 /// Explicit IV of AES-GCM (RFC 4106 section 3.1).
@@ -50,7 +52,8 @@ pub const NEXT_HEADER_DUMMY: u8 = 59;
 ///
 /// The receiver chooses it. Zero is for local use and 1 to 255 are reserved, so none of them can be
 /// made.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Spi(u32);
 
 impl Spi {
@@ -69,6 +72,21 @@ impl Spi {
     /// The number.
     pub const fn get(self) -> u32 {
         self.0
+    }
+}
+
+impl TryFrom<u32> for Spi {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Self, String> {
+        Self::new(number)
+            .ok_or_else(|| format!("spi {number} is reserved: 256 and more are accepted"))
+    }
+}
+
+impl From<Spi> for u32 {
+    fn from(spi: Spi) -> Self {
+        spi.get()
     }
 }
 

@@ -18,6 +18,7 @@
 use std::fmt;
 
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Label for the TLS exporter. Labels that begin with `EXPERIMENTAL` need no registration (RFC 5705
@@ -73,7 +74,7 @@ pub struct NetworkClass(pub u32);
 
 /// Number of a key within one direction of a peer pair. The receiving node counts them from 1 and
 /// never uses one twice while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 /// What, beside the session, a key is for.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::esp::Spi;
 use crate::keys::Epoch;
 
@@ -44,11 +46,11 @@ impl Default for Timing {
 
 /// Name of a session between two agents, known to both and never given to another session, such as
 /// eight bytes from its exporter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub u64);
 
 /// Name of a key of one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyId {
     /// Which session it is derived from.
     pub session: SessionId,
@@ -57,7 +59,7 @@ pub struct KeyId {
 }
 
 /// What the receiver of a direction is ready for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The epoch, of the session in which this is said.
     pub epoch: Epoch,
@@ -66,7 +68,7 @@ pub struct Offer {
 }
 
 /// All that a peer is at. Goes over the session that it names, which authenticates it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The session.
     pub session: SessionId,
