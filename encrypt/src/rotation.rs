@@ -112,6 +112,20 @@ impl Rotation {
         }
     }
 
+    /// Goes on with the keys that an earlier process of this node has left in the data path: it seals
+    /// with `outbound` and accepts `inbound`. They are used until a session brings new ones, and are
+    /// claimed until then, so that the peer does not take them away before.
+    pub fn adopt(
+        timing: Timing,
+        outbound: Option<KeyId>,
+        inbound: impl IntoIterator<Item = (KeyId, Spi)>,
+    ) -> Self {
+        let mut rotation = Self::new(timing);
+        rotation.sender = Sender::adopt(outbound);
+        rotation.receiver = Receiver::adopt(inbound);
+        rotation
+    }
+
     /// There is a new session with the peer, and it is the one to use from now on.
     ///
     /// Of sessions that both peers opened at the same time the caller picks one, the same on both

@@ -51,6 +51,21 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
+    /// Accepts keys of earlier sessions. Epochs are counted on from the highest.
+    pub(super) fn adopt(keys: impl IntoIterator<Item = (KeyId, Spi)>) -> Self {
+        let entry = |(key, spi): (KeyId, Spi)| {
+            let phase = Phase::Live(spi);
+            let session = key.session;
+            (key.epoch, Entry { session, phase })
+        };
+        let entries: BTreeMap<Epoch, Entry> = keys.into_iter().map(entry).collect();
+        Self {
+            last: entries.keys().next_back().map_or(0, |epoch| epoch.0),
+            entries,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn handle_session(&mut self, session: SessionId) {
         self.session = Some(session);
         self.beyond = None;

@@ -59,6 +59,14 @@ impl Default for Sender {
 }
 
 impl Sender {
+    /// Seals with a key of an earlier session.
+    pub(super) fn adopt(using: Option<KeyId>) -> Self {
+        Self {
+            state: SenderState::Awaiting { using },
+            ..Self::default()
+        }
+    }
+
     pub(super) fn state(&self) -> SenderState {
         self.state
     }

@@ -394,3 +394,49 @@ fn the_timer_says_again_what_is_unsettled() {
         }
     );
 }
+
+#[test]
+fn a_successor_goes_on_with_what_it_finds_and_loses_no_key_to_the_new_session() {
+    let (timing, inbound) = (Timing::default(), [(id(OLD, 7), spi(7))]);
+    let mut here = Rotation::adopt(timing, Some(id(OLD, 3)), inbound);
+    let mut there = Rotation::adopt(timing, Some(id(OLD, 7)), [(id(OLD, 3), spi(3))]);
+    assert_eq!(here.outbound(), Some(id(OLD, 3)));
+    let asked = here.handle_session(at(0), CURRENT);
+    assert_eq!(asked[0], Action::InstallInbound(id(CURRENT, 8)));
+    there.handle_session(at(0), CURRENT);
+    // What it says claims the old keys, so the peer keeps them.
+    there.handle_status(at(0), &sent(&asked));
+    let kept: Vec<_> = there.inbound().collect();
+    assert!(kept.contains(&(id(OLD, 3), EpochState::Live)), "{kept:?}");
+    assert!(
+        there
+            .handle_timeout(at(60))
+            .iter()
+            .all(|action| !matches!(action, Action::RemoveInbound(..)))
+    );
+    // Once its own switch is done, it claims the new one alone.
+    here.handle_installed(at(0), id(CURRENT, 8), Some(spi(8)));
+    let offered = Status {
+        session: CURRENT,
+        serial: 9,
+        answer: false,
+        offer: Some(offer(1)),
+        using: Some(id(OLD, 7)),
+        switching: None,
+        beyond: None,
+        heard: None,
+    };
+    let actions = here.handle_status(at(1), &offered);
+    assert!(
+        actions.contains(&Action::SwitchOutbound(id(CURRENT, 1), spi(1))),
+        "{actions:?}"
+    );
+    let said = sent(&here.handle_switched(at(1), id(CURRENT, 1), true));
+    assert_eq!(said.using, Some(id(CURRENT, 1)));
+    there.handle_status(at(1), &said);
+    let drained = there.inbound().find(|(key, _)| *key == id(OLD, 3));
+    assert!(
+        matches!(drained, Some((_, EpochState::Draining { .. }))),
+        "{drained:?}"
+    );
+}
