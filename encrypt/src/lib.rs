@@ -10,6 +10,7 @@
 //! - [`rotation`]: how two peers change keys, and sessions, without losing a packet.
 //! - [`inner`]: the VXLAN datagram that is wrapped.
 //! - [`mtu`]: what is left of the underlay's MTU.
+//! - [`offload`]: super-packets taken apart and put together, checksums, virtio network headers.
 //! - [`path`]: what a data path has to be and is, whichever it is.
 //! - Counters of packets dropped, by [cause](Refusal).
 //!
@@ -30,6 +31,7 @@ pub mod esp;
 pub mod inner;
 pub mod keys;
 pub mod mtu;
+pub mod offload;
 pub mod path;
 pub mod replay;
 pub mod rotation;
