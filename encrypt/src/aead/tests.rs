@@ -1,5 +1,6 @@
 //! Published vectors: AES-256 of "The Galois/Counter Mode of Operation", appendix B (McGrew and
-//! Viega), and of "Test Cases for the use of GCM and GMAC in IPsec ESP" (draft-mcgrew-gcm-test-01).
+//! Viega), of "Test Cases for the use of GCM and GMAC in IPsec ESP" (draft-mcgrew-gcm-test-01; RFC 4106
+//! has none of its own), and of NIST's validation program (gcmEncryptExtIV256.rsp).
 
 use ring::aead::AES_128_GCM;
 
@@ -70,6 +71,50 @@ const VECTORS: &[Vector] = &[
                      748a637985771d347f0545659f14e99def842d8e",
         tag: "b335f4eecfdbf831824b4c4915956c96",
     },
+    // The same, its AES-256 packet with the highest extended sequence number.
+    Vector {
+        key: "6c6567616c697a656d6172696a75616e61616e64646f69746265666f72656961",
+        nonce: "7475726e333021696765746d",
+        aad: "796b6963ffffffffffffffff",
+        plaintext: "45000030da3a00008001df3bc0a80005c0a800010800c6cd0200070061626364\
+                    65666768696a6b6c6d6e6f707172737401020201",
+        ciphertext: "f97ab2aa356d8edce17644ac8c78e25dd24dedbb29ebf1b64a274b39b49c3a86\
+                     4cd3d78ca4ae68a32b42458fb57dbe821dcc63b9",
+        tag: "d0937ba2945f669368661a329fb4c053",
+    },
+    // NIST: nothing; text; additional data; both.
+    Vector {
+        key: "b52c505a37d78eda5dd34f20c22540ea1b58963cf8e5bf8ffa85f9f2492505b4",
+        nonce: "516c33929df5a3284ff463d7",
+        aad: "",
+        plaintext: "",
+        ciphertext: "",
+        tag: "bdc1ac884d332457a1d2664f168c76f0",
+    },
+    Vector {
+        key: "31bdadd96698c204aa9ce1448ea94ae1fb4a9a0b3c9d773b51bb1822666b8f22",
+        nonce: "0d18e06c7c725ac9e362e1ce",
+        aad: "",
+        plaintext: "2db5168e932556f8089a0622981d017d",
+        ciphertext: "fa4362189661d163fcd6a56d8bf0405a",
+        tag: "d636ac1bbedd5cc3ee727dc2ab4a9489",
+    },
+    Vector {
+        key: "78dc4e0aaf52d935c3c01eea57428f00ca1fd475f5da86a49c8dd73d68c8e223",
+        nonce: "d79cf22d504cc793c3fb6c8a",
+        aad: "b96baa8c1c75a671bfb2d08d06be5f36",
+        plaintext: "",
+        ciphertext: "",
+        tag: "3e5d486aa2e30b22e040b85723a06e76",
+    },
+    Vector {
+        key: "92e11dcdaa866f5ce790fd24501f92509aacf4cb8b1339d50c9c1240935dd08b",
+        nonce: "ac93a1a6145299bde902f21a",
+        aad: "1e0889016f67601c8ebea4943bc23ad6",
+        plaintext: "2d71bcfa914e4ac045b2aa60955fad24",
+        ciphertext: "8995ae2e6df3dbf96fac7b7137bae67f",
+        tag: "eca5aa77d51d4a0a14d9c51e1da474ab",
+    },
 ];
 
 #[test]
@@ -97,6 +142,17 @@ fn the_cipher_agrees_with_published_vectors() {
         )
         .unwrap();
         assert_eq!(text, hex(vector.plaintext), "vector {number}");
+        let mut other = hex(vector.tag);
+        other[15] ^= 1;
+        let mut text = hex(vector.ciphertext);
+        let refused = key.open_in_place_separate_tag(
+            super::nonce(salt, iv),
+            Aad::from(hex(vector.aad)),
+            Tag::try_from(other.as_slice()).unwrap(),
+            &mut text,
+            0..,
+        );
+        assert!(refused.is_err(), "vector {number}");
     }
 }
 
