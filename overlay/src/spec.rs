@@ -22,6 +22,9 @@ pub struct SandboxSpec {
     pub mtu: u32,
     /// This node's end of the tunnels.
     pub vtep: Vtep,
+    /// Whether there are tunnels. Without, this node's endpoints reach one another and nobody else:
+    /// no frame leaves the node, and none that arrives is taken.
+    pub tunnel: bool,
     /// Broadcast and multicast are copied to every member node.
     pub multicast: bool,
     /// Endpoints on this node, by endpoint id.

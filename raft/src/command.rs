@@ -99,6 +99,13 @@ pub enum Command {
     /// or has left its service is passed over, and nothing leads back from
     /// [`BackendState::Draining`].
     SetBackends(Vec<(EndpointId, BackendState)>),
+    /// Changes a network.
+    UpdateNetwork {
+        /// Which.
+        id: NetworkId,
+        /// What is `None` or empty stays.
+        change: Box<NetworkChange>,
+    },
 }
 
 /// See [`Command::Init`].
@@ -207,6 +214,8 @@ pub struct NetworkSpec {
     pub internal: bool,
     /// See [`Network::multicast`].
     pub multicast: bool,
+    /// See [`Network::encrypted`].
+    pub encrypted: bool,
     /// Admit subnets that overlap another network's.
     pub allow_overlap: bool,
     /// Annotations.
@@ -214,6 +223,17 @@ pub struct NetworkSpec {
     /// Make it the network that carries published ports, of which there is none: every node gets
     /// an address from it.
     pub ingress: bool,
+}
+
+/// See [`Command::UpdateNetwork`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// See [`Network::encrypted`].
+    pub encrypted: Option<bool>,
+    /// Labels to set.
+    pub labels_add: Labels,
+    /// Labels to remove.
+    pub labels_remove: Vec<String>,
 }
 
 /// A subnet that the operator chose.

@@ -5,8 +5,8 @@ use futures_util::stream::BoxStream;
 
 use super::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointUpdateRequest, Event, InitRequest,
-    JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role, Service,
-    ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token,
+    JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, NetworkUpdateRequest, Node,
+    Role, Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token,
 };
 
 /// What a [`Backend`] answers with.
@@ -55,6 +55,8 @@ pub trait Backend: Send + Sync + 'static {
     fn network(&self, network: String) -> Reply<'_, Network>;
     /// Creates a network.
     fn network_create(&self, request: NetworkCreateRequest) -> Reply<'_, Network>;
+    /// Changes a network.
+    fn network_update(&self, network: String, request: NetworkUpdateRequest) -> Reply<'_, Network>;
     /// Removes a network that no endpoint is attached to; answers with what it was.
     fn network_remove(&self, network: String) -> Reply<'_, Network>;
     /// All endpoints, by network and name.

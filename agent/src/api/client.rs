@@ -20,8 +20,9 @@ use tokio::time::timeout;
 
 use super::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointUpdateRequest, ErrorCode, Event,
-    InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node, Role,
-    Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token, WaitRequest,
+    InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest,
+    NetworkUpdateRequest, Node, Role, Service, ServiceAnswer, ServiceCreateRequest,
+    ServiceUpdateRequest, Status, Token, WaitRequest,
 };
 use super::{DETACH_TIMEOUT, MAX_WAIT, REQUEST_TIMEOUT};
 use crate::exit::CliError;
@@ -110,6 +111,16 @@ impl Client {
         request: &NetworkCreateRequest,
     ) -> Result<Network, CliError> {
         self.post("/v1/networks", request).await
+    }
+
+    /// See [`super::Backend::network_update`].
+    pub async fn network_update(
+        &self,
+        network: &str,
+        request: &NetworkUpdateRequest,
+    ) -> Result<Network, CliError> {
+        let path = format!("/v1/networks/{}", segment(network));
+        self.patch(&path, request).await
     }
 
     /// See [`super::Backend::network_remove`].

@@ -89,6 +89,9 @@ impl Backend for Fake {
     fn network_create(&self, request: NetworkCreateRequest) -> Reply<'_, Network> {
         self.reply(format!("{request:?}"), a_network())
     }
+    fn network_update(&self, network: String, request: NetworkUpdateRequest) -> Reply<'_, Network> {
+        self.reply(format!("{network} {request:?}"), a_network())
+    }
     fn network_remove(&self, network: String) -> Reply<'_, Network> {
         self.reply(format!("network_remove {network}"), a_network())
     }
@@ -234,6 +237,8 @@ pub(crate) fn a_network() -> Network {
         ingress: false,
         allow_overlap: false,
         labels: [].into(),
+        error: None,
+        warnings: vec!["MTU 1450 does not fit".into()],
         revision: 8,
     }
 }

@@ -16,14 +16,7 @@ const LATER_FLAGS: [(&str, &[&str]); 3] = [
     ("weft init", &["--autolock", "--force-new-cluster"]),
     (
         "weft network create",
-        &[
-            "--ip-range",
-            "--aux-address",
-            "--ipv6",
-            "--encrypted",
-            "--route",
-            "--opt",
-        ],
+        &["--ip-range", "--aux-address", "--ipv6", "--route", "--opt"],
     ),
     ("weft attach", &["--ip6"]),
 ];
@@ -47,7 +40,7 @@ const LATER_VERBS: [(&str, &[&str]); 3] = [
         ],
     ),
     ("weft node", &["update", "promote", "demote", "rm"]),
-    ("weft network", &["update", "prune"]),
+    ("weft network", &["prune"]),
 ];
 
 /// Verbs whose command is easily typed without the `--` before it.

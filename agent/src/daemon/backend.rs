@@ -8,7 +8,7 @@ use futures_util::stream;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{broadcast, watch};
 use weft_overlay::guard::Guard;
-use weft_raft::command::{Command, NetworkSpec, Object, SubnetSpec};
+use weft_raft::command::{Command, NetworkChange, NetworkSpec, Object, SubnetSpec};
 use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
 use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
@@ -19,8 +19,9 @@ use super::reconcile::{GUARD_TABLE, KernelState, Passes};
 use super::{attach, convert, member, service_plane, services, wait};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointState, EndpointUpdateRequest, ErrorCode,
-    Feature, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
-    Role, Service, ServiceAnswer, ServiceCreateRequest, ServiceUpdateRequest, Status, Token,
+    Feature, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest,
+    NetworkUpdateRequest, Node, Role, Service, ServiceAnswer, ServiceCreateRequest,
+    ServiceUpdateRequest, Status, Token,
 };
 use crate::api::{self, Backend, Reply, WaitFor, lookup};
 use crate::config::Config;
@@ -185,10 +186,54 @@ impl Daemon {
         }
     }
 
+    async fn update_network(
+        &self,
+        wanted: &str,
+        request: NetworkUpdateRequest,
+    ) -> Result<Network, ApiError> {
+        let row = self.member_view(|view, _| lookup::network(view, wanted).cloned())?;
+        let change = NetworkChange {
+            encrypted: request.encrypted,
+            labels_add: request.labels_add,
+            labels_remove: request.labels_rm,
+        };
+        let update = Command::UpdateNetwork {
+            id: row.id,
+            change: Box::new(change),
+        };
+        match self.propose(update).await? {
+            Object::Network(row) => Ok(self.describe_network(&row)),
+            _ => Err(ApiError::failed(
+                "the cluster answered something else than a network",
+            )),
+        }
+    }
+
+    fn network_of(
+        &self,
+        view: &View,
+        index: &Index,
+        row: &model::Network,
+        this: Option<NodeId>,
+    ) -> Network {
+        let error = self
+            .kernel
+            .borrow()
+            .failed
+            .get(&row.id.to_string())
+            .cloned();
+        let warning = translate::mtu_warning(view, index, row, this);
+        Network {
+            error,
+            warnings: warning.into_iter().collect(),
+            ..Network::from_row(row, translate::network_mtu(view, index, row, this), view)
+        }
+    }
+
     fn describe_network(&self, row: &model::Network) -> Network {
         let this = self.control.membership().map(|member| member.node);
         self.control
-            .with_view(|view| network_of(view, &Index::of(view), row, this))
+            .with_view(|view| self.network_of(view, &Index::of(view), row, this))
     }
 }
 
@@ -290,7 +335,7 @@ impl Backend for Daemon {
                 let index = Index::of(view);
                 let rows = view.networks.values();
                 let mut networks: Vec<Network> = rows
-                    .map(|row| network_of(view, &index, row, Some(this)))
+                    .map(|row| self.network_of(view, &index, row, Some(this)))
                     .collect();
                 networks.sort_by(|a, b| a.name.cmp(&b.name));
                 Ok(networks)
@@ -310,6 +355,13 @@ impl Backend for Daemon {
         Box::pin(detached(
             async move { daemon.create_network(request).await },
         ))
+    }
+
+    fn network_update(&self, network: String, request: NetworkUpdateRequest) -> Reply<'_, Network> {
+        let daemon = self.clone();
+        Box::pin(detached(async move {
+            daemon.update_network(&network, request).await
+        }))
     }
 
     fn network_remove(&self, network: String) -> Reply<'_, Network> {
@@ -436,10 +488,6 @@ async fn detached<T: Send + 'static>(
     }
 }
 
-fn network_of(view: &View, index: &Index, row: &model::Network, this: Option<NodeId>) -> Network {
-    Network::from_row(row, translate::network_mtu(view, index, row, this), view)
-}
-
 fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkSpec, ApiError> {
     match request.driver.as_deref() {
         None | Some("overlay") => {}
@@ -487,6 +535,7 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
         mtu: request.mtu,
         internal: request.internal,
         multicast: request.multicast,
+        encrypted: request.encrypted,
         allow_overlap: request.allow_overlap,
         labels: request.labels,
         ingress: request.ingress,

@@ -32,7 +32,7 @@ use super::liveness::Liveness;
 use super::marker::Marker;
 use super::service_plane::ServicePlane;
 use crate::translate::services::{Here, published};
-use crate::translate::{self, Dirty, Index};
+use crate::translate::{self, Dirty, Encryption, Index};
 
 /// Name of the nftables table that drops frames of non-members.
 pub(super) const GUARD_TABLE: &str = "weft";
@@ -154,6 +154,8 @@ pub(super) struct Reconciler {
     services: ServicePlane,
     /// This host's part in the network that carries published ports.
     mesh: Option<SandboxSpec>,
+    /// What encryption has to be on this node.
+    encryption: Option<Encryption>,
     /// The namespace of the underlay.
     host_netns: NetnsRef,
     state: watch::Sender<Arc<KernelState>>,
@@ -206,6 +208,7 @@ impl Reconciler {
                 parts.dataplane,
             ),
             mesh: None,
+            encryption: None,
             host_netns: parts.host_netns,
             control: parts.control,
             overlay: parts.overlay,
@@ -327,6 +330,9 @@ impl Reconciler {
         let periodic = now >= self.next_full;
         let full = periodic || self.dirty.all;
         let quiet = self.dirty.is_clean() && self.services.is_clean();
+        if full || !quiet {
+            self.encryption_pass(member.node);
+        }
         let mut next = (**self.state.borrow()).clone();
         next.seen = self.view.revision;
         if full || self.dirty.members {
@@ -472,9 +478,14 @@ impl Reconciler {
             None => self.view.networks.keys().copied().collect(),
         };
         let mut spec = Spec::new();
+        let mut closed = BTreeMap::new();
         for network in networks {
             if let Some(mut sandbox) = self.sandbox(network, node) {
                 self.drop_of_earlier_boots(&mut sandbox.locals);
+                if let Err(why) = self.may_tunnel(network) {
+                    sandbox.tunnel = false;
+                    closed.insert(network.to_string(), why);
+                }
                 spec.insert(network.to_string(), sandbox);
             }
         }
@@ -484,6 +495,42 @@ impl Reconciler {
         };
         let report = self.overlay.reconcile(&spec, scope).await;
         self.note(report, &spec, only.as_ref(), quiet, next);
+        for (network, why) in closed {
+            if self.state.borrow().failed.get(&network) != Some(&why) {
+                warn!(%network, %why, "nothing of this network leaves the node");
+            }
+            next.failed.entry(network).or_insert(why);
+        }
+    }
+
+    /// Whether a network's frames may cross the underlay; an encrypted one's must not in clear.
+    fn may_tunnel(&self, network: NetworkId) -> Result<(), String> {
+        match self.view.networks.get(&network) {
+            Some(row) if row.encrypted => self.encryption_ready(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what keeps encrypted networks from being in clear is in place; why not.
+    fn encryption_ready(&self) -> Result<(), String> {
+        match self.encryption {
+            None => Ok(()),
+            Some(_) => Err(
+                "encryption is not available: this version has no ESP yet, so containers of this \
+                 network reach those of their own node only"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    /// What encryption has to be on this node, before anything rests on it.
+    fn encryption_pass(&mut self, node: NodeId) {
+        let wanted = translate::encryption(&self.view, &self.index, node);
+        if wanted != self.encryption {
+            let peers = wanted.as_ref().map(|wanted| wanted.peers.len());
+            debug!(?peers, "what encryption has to be has changed");
+            self.encryption = wanted;
+        }
     }
 
     /// The wanted sandbox of a network on this node. The ingress network has one endpoint: the host.

@@ -1,6 +1,7 @@
 //! The one dictionary between cluster words and kernel words: a pure function of the cluster's
 //! state and of which node this is.
 
+mod encryption;
 mod health;
 mod index;
 pub(crate) mod services;
@@ -10,9 +11,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
+use weft_encrypt::mtu::{Family, TooNarrow};
 use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Vtep};
-use weft_raft::model::{Attachment, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View};
+use weft_raft::model::{
+    Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View,
+};
 
+pub(crate) use encryption::{Encryption, encryption};
 pub(crate) use health::{health_news, health_targets};
 pub(crate) use index::{Dirty, Index};
 
@@ -62,11 +67,9 @@ pub(crate) fn sandbox(
     }
     Some(SandboxSpec {
         vni: network.vni.get(),
-        mtu: endpoint_mtu(view, network, Some(local), &endpoints),
-        vtep: Vtep {
-            local: here.data_path_addr,
-            port: cluster.data_path_port,
-        },
+        mtu: network_mtu(view, index, network, Some(local)),
+        vtep: vtep(cluster, network, here),
+        tunnel: true,
         multicast: network.multicast,
         locals,
         remotes,
@@ -82,42 +85,88 @@ pub(crate) fn members(view: &View) -> BTreeSet<IpAddr> {
         .collect()
 }
 
+/// A node's end of a network's tunnels. Those of encrypted networks have a port of their own, so
+/// that nothing of them can be taken for, or come in as, what is in clear.
+fn vtep(cluster: &Cluster, network: &Network, here: &Node) -> Vtep {
+    Vtep {
+        local: here.data_path_addr,
+        port: match network.encrypted {
+            true => inner_port(cluster),
+            false => cluster.data_path_port,
+        },
+    }
+}
+
+/// UDP port of what ESP carries: the one after the data-path port. It is never on the underlay.
+fn inner_port(cluster: &Cluster) -> u16 {
+    // Data-path ports end at 49151.
+    cluster.data_path_port.saturating_add(1)
+}
+
 /// MTU of a network's endpoints in bytes: what the operator chose, or the smallest underlay MTU
-/// among the nodes that take part (in the ingress network: all), less what the tunnel adds.
+/// among the nodes that take part, less what the tunnel adds.
 pub(crate) fn network_mtu(
     view: &View,
     index: &Index,
     network: &Network,
     local: Option<NodeId>,
 ) -> u32 {
-    if network.ingress {
-        return services::published::mesh_mtu(view);
-    }
-    let endpoints: Vec<&Endpoint> = index.endpoints(view, network.id).collect();
-    endpoint_mtu(view, network, local, &endpoints)
+    let nodes = || nodes_of(view, index, network, local);
+    let fitting = || fitting_mtu(network.encrypted, nodes().into_iter());
+    network.mtu.unwrap_or_else(fitting)
 }
 
-fn endpoint_mtu(
+/// Why the endpoints' MTU does not do for an encrypted network, if so: what is too long for the
+/// underlay when it is sealed is dropped. (Without encryption the kernel sends it in fragments.)
+pub(crate) fn mtu_warning(
     view: &View,
+    index: &Index,
     network: &Network,
     local: Option<NodeId>,
-    endpoints: &[&Endpoint],
-) -> u32 {
-    if let Some(mtu) = network.mtu {
-        return mtu;
+) -> Option<String> {
+    if !network.encrypted {
+        return None;
     }
-    let taking_part: BTreeSet<NodeId> = endpoints
-        .iter()
-        .map(|endpoint| endpoint.node)
-        .chain(local)
-        .collect();
-    taking_part
-        .iter()
+    let mtu = network_mtu(view, index, network, local);
+    let nodes = nodes_of(view, index, network, local);
+    let narrowest = nodes.into_iter().min_by_key(|node| sealed_mtu(node).ok())?;
+    match sealed_mtu(narrowest) {
+        Ok(fits) if mtu <= fits => None,
+        Ok(fits) => Some(format!(
+            "MTU {mtu} does not fit: encryption leaves {fits} of the {} bytes that the underlay of \
+             {} carries, and longer packets are dropped; make the network with --mtu {fits}, or \
+             without --mtu",
+            narrowest.underlay_mtu, narrowest.name
+        )),
+        Err(error) => Some(format!("{} is too narrow: {error}", narrowest.name)),
+    }
+}
+
+/// The nodes that take part in a network, and `local`; in the ingress network all do.
+fn nodes_of<'a>(
+    view: &'a View,
+    index: &Index,
+    network: &Network,
+    local: Option<NodeId>,
+) -> Vec<&'a Node> {
+    if network.ingress {
+        return view.nodes.values().map(AsRef::as_ref).collect();
+    }
+    let with_endpoints = index.endpoints(view, network.id).map(|row| row.node);
+    let ids: BTreeSet<NodeId> = with_endpoints.chain(local).collect();
+    { ids.iter() }
         .filter_map(|id| view.nodes.get(id))
-        .map(|node| path_mtu(node))
-        .min()
-        .unwrap_or(MIN_MTU)
-        .max(MIN_MTU)
+        .map(AsRef::as_ref)
+        .collect()
+}
+
+/// The largest MTU of endpoints in bytes that all these nodes carry in one piece.
+fn fitting_mtu<'a>(encrypted: bool, nodes: impl Iterator<Item = &'a Node>) -> u32 {
+    let left = |node: &Node| match encrypted {
+        true => sealed_mtu(node).unwrap_or(MIN_MTU),
+        false => path_mtu(node),
+    };
+    nodes.map(left).min().unwrap_or(MIN_MTU).max(MIN_MTU)
 }
 
 /// What a node's tunnels carry, in bytes.
@@ -126,6 +175,15 @@ fn path_mtu(node: &Node) -> u32 {
         IpAddr::V4(_) => VXLAN_OVERHEAD_V4,
         IpAddr::V6(_) => VXLAN_OVERHEAD_V6,
     })
+}
+
+/// What they carry when it is encrypted.
+fn sealed_mtu(node: &Node) -> Result<u32, TooNarrow> {
+    let family = match node.data_path_addr {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    };
+    weft_encrypt::mtu::endpoint_mtu(node.underlay_mtu, family)
 }
 
 fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {

@@ -40,6 +40,7 @@ pub(super) fn network(number: u8) -> Network {
         mtu: None,
         internal: false,
         multicast: false,
+        encrypted: false,
         ingress: false,
         allow_overlap: false,
         labels: Labels::new(),
@@ -189,4 +190,54 @@ fn an_endpoint_change_dirties_its_network_and_keeps_the_index_right() {
     assert_eq!(dirty.networks, BTreeSet::from([NetworkId::new([1; 10])]));
     assert_eq!(index.endpoints(&view, NetworkId::new([1; 10])).count(), 1);
     assert!(sandbox(&view, &index, NetworkId::new([1; 10]), NodeId::new([1; 10])).is_none());
+}
+
+fn encrypted(mtu: Option<u32>) -> Change {
+    Change::Network(Arc::new(Network {
+        encrypted: true,
+        mtu,
+        ..network(1)
+    }))
+}
+
+#[test]
+fn an_encrypted_network_has_a_port_and_an_mtu_of_its_own() {
+    let mut view = view();
+    view.apply(6, &[encrypted(None)]);
+    let index = Index::of(&view);
+    let here = NodeId::new([1; 10]);
+    let spec = sandbox(&view, &index, NetworkId::new([1; 10]), here).unwrap();
+    assert_eq!((spec.vtep.port, spec.mtu, spec.tunnel), (4790, 1408, true));
+    let over_ipv6 = Node {
+        data_path_addr: "2001:db8::3".parse().unwrap(),
+        ..node(3, 1500)
+    };
+    view.apply(7, &[Change::Node(Arc::new(over_ipv6))]);
+    let spec = sandbox(&view, &index, NetworkId::new([1; 10]), here).unwrap();
+    assert_eq!(spec.mtu, 1388);
+}
+
+#[test]
+fn a_chosen_mtu_that_does_not_fit_is_kept_and_said() {
+    let mut view = view();
+    let index = Index::of(&view);
+    let network = |view: &View| view.networks[&NetworkId::new([1; 10])].clone();
+    let warning = |view: &View| mtu_warning(view, &index, &network(view), None);
+    view.apply(6, &[encrypted(Some(1408))]);
+    assert_eq!(warning(&view), None);
+    view.apply(7, &[encrypted(Some(1409))]);
+    assert_eq!(network_mtu(&view, &index, &network(&view), None), 1409);
+    let said = warning(&view).unwrap();
+    assert!(
+        said.contains("leaves 1408") && said.contains("h1"),
+        "{said}"
+    );
+    view.apply(8, &[Change::Node(Arc::new(node(3, 600)))]);
+    let said = warning(&view).unwrap();
+    assert!(said.starts_with("h3 is too narrow"), "{said}");
+    let clear = Network {
+        encrypted: false,
+        ..Network::clone(&network(&view))
+    };
+    assert_eq!(mtu_warning(&view, &index, &clear, None), None);
 }

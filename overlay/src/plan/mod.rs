@@ -136,7 +136,8 @@ impl<'a> Planner<'a> {
         };
         // The outer address family is that of the device's socket, and so cannot change either.
         let vxlan = sandbox.vxlan.as_ref().filter(|vxlan| {
-            vxlan.fixed == fixed
+            spec.tunnel
+                && vxlan.fixed == fixed
                 && vxlan
                     .local
                     .is_some_and(|l| l.is_ipv4() == spec.vtep.local.is_ipv4())
@@ -215,6 +216,9 @@ impl<'a> Planner<'a> {
     }
 
     fn vxlan(&mut self) {
+        if !self.spec.tunnel {
+            return;
+        }
         let name = names::VXLAN.to_owned();
         let (mtu, vtep) = (self.spec.mtu, self.spec.vtep);
         let change = if let Some(vxlan) = self.vxlan {

@@ -46,12 +46,12 @@ impl Planner<'_> {
     }
 
     /// A MAC address of a remote endpoint that is not one of ours too: an endpoint that has moved
-    /// here is here.
+    /// here is here. Without a tunnel nobody is remote.
     fn remote_macs(&self) -> BTreeMap<Mac, IpAddr> {
         let locals: BTreeSet<Mac> = self.spec.locals.values().map(|l| l.mac).collect();
         let remotes = self.spec.remotes.iter();
         remotes
-            .filter(|(mac, _)| !locals.contains(mac))
+            .filter(|(mac, _)| self.spec.tunnel && !locals.contains(mac))
             .map(|(mac, remote)| (*mac, remote.vtep))
             .collect()
     }
@@ -87,7 +87,7 @@ impl Planner<'_> {
         for (mac, vtep) in self.remote_macs() {
             wanted.insert(mac, BTreeSet::from([Forward::to(mac, vtep)]));
         }
-        if self.spec.multicast && !self.spec.flood.is_empty() {
+        if self.spec.tunnel && self.spec.multicast && !self.spec.flood.is_empty() {
             let all = self.spec.flood.iter();
             let all = all.map(|vtep| Forward::to(Mac::ZERO, *vtep)).collect();
             wanted.insert(Mac::ZERO, all);
@@ -153,7 +153,7 @@ impl Planner<'_> {
         for (mac, remote) in &self.spec.remotes {
             for address in &remote.addresses {
                 // Answering for an endpoint of ours would send its neighbours elsewhere.
-                if !locals.contains(address) && !local_macs.contains(mac) {
+                if self.spec.tunnel && !locals.contains(address) && !local_macs.contains(mac) {
                     wanted.entry(*address).or_insert(Neighbour {
                         mac: *mac,
                         permanent: true,

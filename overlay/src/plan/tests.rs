@@ -89,12 +89,15 @@ prop_compose! {
         vni in 4096u32..4098,
         mtu in any_mtu(),
         local in any_vtep(),
-        multicast in any::<bool>(),
+        port in 4789u16..4791,
+        (tunnel, multicast) in (proptest::bool::weighted(0.8), any::<bool>()),
         locals in btree_map(any_endpoint(), any_local(), 0..4),
         remotes in btree_map(any_mac(), any_remote(), 0..5),
         flood in btree_set(any_vtep(), 0..3),
     ) -> SandboxSpec {
-        SandboxSpec { vni, mtu, vtep: Vtep { local, port: 4789 }, multicast, locals, remotes, flood }
+        SandboxSpec {
+            vni, mtu, vtep: Vtep { local, port }, tunnel, multicast, locals, remotes, flood,
+        }
     }
 }
 
@@ -321,10 +324,17 @@ fn check(spec: &SandboxSpec, kernel: &Observed) {
         panic!("{:?}", kernel.namespace);
     };
     assert!(sandbox.tuned && sandbox.strays.is_empty() && kernel.host_links.is_empty());
-    let vxlan = sandbox.vxlan.as_ref().unwrap();
+    assert_eq!(sandbox.vxlan.is_some(), spec.tunnel);
+    if let Some(vxlan) = &sandbox.vxlan {
+        check_tunnel(spec, sandbox, vxlan);
+    }
+    check_locals(spec, kernel, sandbox);
+}
+
+fn check_tunnel(spec: &SandboxSpec, sandbox: &Sandbox, vxlan: &Vxlan) {
     assert_eq!(
-        (vxlan.fixed.vni, vxlan.local),
-        (spec.vni, Some(spec.vtep.local))
+        (vxlan.fixed.vni, vxlan.fixed.port, vxlan.local),
+        (spec.vni, spec.vtep.port, Some(spec.vtep.local))
     );
     assert!(vxlan.member.bridged && !vxlan.member.learning && !vxlan.learning && vxlan.link.up);
     let local_macs: BTreeSet<Mac> = spec.locals.values().map(|l| l.mac).collect();
@@ -343,6 +353,9 @@ fn check(spec: &SandboxSpec, kernel: &Observed) {
             Some(names::VXLAN)
         );
     }
+}
+
+fn check_locals(spec: &SandboxSpec, kernel: &Observed, sandbox: &Sandbox) {
     let faults = endpoint_faults(spec);
     for (id, local) in &spec.locals {
         let here = matches!(
@@ -391,6 +404,7 @@ fn large() -> SandboxSpec {
             local: vtep(9),
             port: 4789,
         },
+        tunnel: true,
         multicast: false,
         locals: BTreeMap::new(),
         remotes: (0..5_000).map(remote).collect(),
@@ -435,4 +449,36 @@ fn a_removed_network_frees_its_vni_before_anything_else() {
         name: names::VXLAN.to_owned(),
     };
     assert_eq!(ops, [first, Op::DeleteNamespace]);
+}
+
+/// Where a change of port must go: the old device before the new one is made, and the new one with
+/// all that the old one had.
+#[test]
+fn a_changed_port_leaves_no_moment_with_both() {
+    let mut spec = large();
+    let mut kernel = Observed::default();
+    settle(Some(&spec), &mut kernel);
+    spec.vtep.port = 4790;
+    let ops = settle(Some(&spec), &mut kernel);
+    let at = |wanted: fn(&Op) -> bool| ops.iter().position(wanted);
+    let deleted = at(|op| matches!(op, Op::DeleteLink { name } if name == names::VXLAN));
+    let made = at(|op| matches!(op, Op::CreateVxlan { vtep, .. } if vtep.port == 4790));
+    assert!(deleted.is_some() && deleted < made, "{ops:?}");
+    check(&spec, &kernel);
+}
+
+#[test]
+fn without_a_tunnel_endpoints_stay_and_nothing_else_does() {
+    let mut spec = large();
+    let mut kernel = Observed::default();
+    settle(Some(&spec), &mut kernel);
+    spec.tunnel = false;
+    let ops = settle(Some(&spec), &mut kernel);
+    let gone = Op::DeleteLink {
+        name: names::VXLAN.to_owned(),
+    };
+    assert_eq!(ops, [gone]);
+    spec.tunnel = true;
+    settle(Some(&spec), &mut kernel);
+    check(&spec, &kernel);
 }

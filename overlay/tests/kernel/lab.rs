@@ -215,6 +215,7 @@ pub(crate) fn sandbox_spec(host: u8) -> SandboxSpec {
             local: vtep(host),
             port: VXLAN_PORT,
         },
+        tunnel: true,
         multicast: false,
         locals: BTreeMap::new(),
         remotes: BTreeMap::new(),

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::command::{
-    Command, EndpointChange, EndpointSpec, NetworkSpec, NodeChange, Proposal, ServiceChange,
-    ServiceSpec, SubnetSpec,
+    Command, EndpointChange, EndpointSpec, NetworkChange, NetworkSpec, NodeChange, Proposal,
+    ServiceChange, ServiceSpec, SubnetSpec,
 };
 use crate::model::{
     Affinity, Availability, BackendState, Change, EndpointKind, EndpointMode, HealthCheck, MacAddr,
@@ -64,6 +64,7 @@ fn commands() -> Vec<Command> {
             mtu: Some(1400),
             internal: true,
             multicast: true,
+            encrypted: true,
             allow_overlap: true,
             labels: labels.clone(),
             ingress: true,
@@ -130,7 +131,7 @@ fn commands() -> Vec<Command> {
                 })),
                 networks_add: vec![network_id(2)],
                 networks_remove: vec![network_id(1)],
-                labels_add: labels,
+                labels_add: labels.clone(),
                 labels_remove: vec!["old".to_owned()],
                 mode: Some(EndpointMode::DnsRr),
             }),
@@ -144,6 +145,14 @@ fn commands() -> Vec<Command> {
             (endpoint_id(1), BackendState::Ready),
             (endpoint_id(2), BackendState::Draining),
         ]),
+        Command::UpdateNetwork {
+            id: network_id(1),
+            change: Box::new(NetworkChange {
+                encrypted: Some(false),
+                labels_add: labels,
+                labels_remove: vec!["old".to_owned()],
+            }),
+        },
     ]
 }
 
@@ -165,6 +174,7 @@ fn name(command: &Command) -> &'static str {
         Command::RemoveService { .. } => "RemoveService",
         Command::UpdateEndpoint { .. } => "UpdateEndpoint",
         Command::SetBackends(_) => "SetBackends",
+        Command::UpdateNetwork { .. } => "UpdateNetwork",
     }
 }
 
@@ -190,6 +200,13 @@ fn history() -> (State, Vec<Change>) {
         Command::CreateNetwork(Box::new(network_spec(1, "web"))),
         Command::CreateNetwork(Box::new(network_spec(2, "gone"))),
         Command::RemoveNetwork { id: network_id(2) },
+        Command::UpdateNetwork {
+            id: network_id(1),
+            change: Box::new(NetworkChange {
+                encrypted: Some(true),
+                ..NetworkChange::default()
+            }),
+        },
         Command::CreateService(Box::new(ServiceSpec {
             ports: vec![port(0, 80)],
             ..service_spec(1, &[1], "web")
@@ -295,7 +312,7 @@ fn another_version_is_refused_by_its_number() {
     let error = decode::<u32>(&bytes).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "message of format version 1 refused: this agent knows version 3"
+        "message of format version 1 refused: this agent knows version 4"
     );
 }
 

@@ -91,6 +91,13 @@ pub(super) fn command(
         Command::UpdateService { change, .. } => {
             health_check(role, change.health.as_ref().and_then(Option::as_ref))
         }
+        Command::UpdateNetwork { change, .. } => match (role, change.encrypted) {
+            // Other nodes' frames would be in clear because of it.
+            (Role::Worker, Some(false)) => Err(
+                "a worker may not turn off the encryption of a network; ask a manager".to_owned(),
+            ),
+            _ => Ok(()),
+        },
         Command::CreateNetwork(_)
         | Command::RemoveNetwork { .. }
         | Command::RemoveService { .. } => Ok(()),
@@ -141,7 +148,7 @@ fn member(node: NodeId, view: &View) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{EndpointSpec, ServiceChange, ServiceSpec};
+    use crate::command::{EndpointSpec, NetworkChange, ServiceChange, ServiceSpec};
     use crate::model::BackendState;
     use crate::state::State;
     use crate::state::testing::*;
@@ -186,6 +193,23 @@ mod tests {
         };
         assert_eq!(asked_by(Role::Worker, &weight(2)), Ok(()));
         assert!(asked_by(Role::Worker, &weight(1)).is_err());
+    }
+
+    #[test]
+    fn a_worker_does_not_turn_encryption_off() {
+        let update = |encrypted| Command::UpdateNetwork {
+            id: network_id(1),
+            change: Box::new(NetworkChange {
+                encrypted,
+                ..NetworkChange::default()
+            }),
+        };
+        let refused = asked_by(Role::Worker, &update(Some(false))).unwrap_err();
+        assert!(refused.contains("ask a manager"), "{refused}");
+        assert_eq!(asked_by(Role::Manager, &update(Some(false))), Ok(()));
+        for encrypted in [None, Some(true)] {
+            assert_eq!(asked_by(Role::Worker, &update(encrypted)), Ok(()));
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Network {
     pub internal: bool,
     /// Broadcast and multicast are replicated to the member nodes.
     pub multicast: bool,
+    /// Frames between nodes are wrapped in ESP, or not sent at all.
+    pub encrypted: bool,
     /// The network that carries published ports; at most one.
     pub ingress: bool,
     /// Admitted although its subnets overlap another network's.

@@ -108,6 +108,19 @@ pub(super) fn in_range<T: PartialOrd + std::fmt::Display>(
     }
 }
 
+/// A data-path port that leaves ESP its own.
+pub(super) fn not_esp(port: u16) -> Result<(), Refusal> {
+    let which = match limits::ESP_PORT.checked_sub(port) {
+        Some(0) => "it",
+        Some(1) => "the port after it, which encrypted networks use,",
+        _ => return Ok(()),
+    };
+    Err(invalid(format_args!(
+        "data path port {port} is refused: {which} is the port of ESP in UDP; choose another, such \
+         as 4789"
+    )))
+}
+
 /// Where peers reach a node.
 pub(super) fn control_addr(addr: SocketAddr) -> Result<(), Refusal> {
     if addr.port() == 0 {

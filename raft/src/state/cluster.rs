@@ -41,6 +41,7 @@ impl State {
             mtu: None,
             internal: false,
             multicast: false,
+            encrypted: false,
             ingress: true,
             allow_overlap: false,
             labels: Labels::new(),
@@ -90,6 +91,7 @@ fn check_cluster(cluster: &Cluster) -> Result<(), Refusal> {
         &limits::DATA_PATH_PORTS,
         "",
     )?;
+    check::not_esp(cluster.data_path_port)?;
     check::in_range(
         "certificate expiry",
         cluster.cert_expiry_s,

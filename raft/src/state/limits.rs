@@ -75,6 +75,9 @@ pub const DER_BYTES: usize = 16_384;
 
 /// Ports that VXLAN may use.
 pub const DATA_PATH_PORTS: RangeInclusive<u16> = 1024..=49_151;
+/// UDP port of ESP (RFC 3948 section 2). Neither the data-path port nor the one after it, which what
+/// ESP carries has, may be it.
+pub const ESP_PORT: u16 = 4500;
 /// MTU of endpoints in bytes: from the least that IPv4 hosts must accept (RFC 791) to the largest
 /// datagram without VXLAN's 50 bytes.
 pub const MTUS: RangeInclusive<u32> = 576..=65_485;

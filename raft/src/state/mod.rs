@@ -142,6 +142,7 @@ impl State {
             Command::RemoveService { id } => self.remove_service(index, *id),
             Command::UpdateEndpoint { id, change } => self.update_endpoint(index, *id, *change),
             Command::SetBackends(heard) => self.set_backends(index, heard),
+            Command::UpdateNetwork { id, change } => self.update_network(index, *id, change),
         }
     }
 

@@ -5,7 +5,7 @@ use super::ingress::INGRESS;
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
 use super::{Change, Cluster, Decision, NetworkId, Object, Revision, State};
 use super::{check, cost, limits, subnet};
-use crate::command::{NetworkSpec, Refusal};
+use crate::command::{NetworkChange, NetworkSpec, Refusal};
 use crate::model::{Driver, Network, Subnet, Vni};
 
 impl State {
@@ -27,6 +27,7 @@ impl State {
             mtu: spec.mtu,
             internal: spec.internal,
             multicast: spec.multicast,
+            encrypted: spec.encrypted,
             ingress: spec.ingress,
             allow_overlap: spec.allow_overlap,
             labels: spec.labels.clone(),
@@ -128,6 +129,32 @@ impl State {
         let (subnet, next) = subnet::from_pools(&self.view, cluster, &self.index)?;
         floors.subnet = next;
         Ok(vec![subnet])
+    }
+
+    pub(super) fn update_network(
+        &self,
+        index: Revision,
+        id: NetworkId,
+        change: &NetworkChange,
+    ) -> Result<Decision, Refusal> {
+        let old = self.known_network(id)?;
+        let mut network = Network::clone(old);
+        network.encrypted = change.encrypted.unwrap_or(old.encrypted);
+        for key in &change.labels_remove {
+            network.labels.remove(key);
+        }
+        network.labels.extend(change.labels_add.clone());
+        check::labels(&network.labels)?;
+        let grown = cost::of_network(&network).saturating_sub(cost::of_network(old));
+        self.check_room(grown)?;
+        // Whoever asks again is told the same, and nobody else hears of it.
+        if **old == network {
+            return Ok(Decision::new(Object::Network(old.clone()), Vec::new()));
+        }
+        network.revision = index;
+        let network = Arc::new(network);
+        let changes = vec![Change::Network(network.clone())];
+        Ok(Decision::new(Object::Network(network), changes))
     }
 
     pub(super) fn remove_network(

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::command::{
-    Command, EndpointChange, EndpointSpec, InitCluster, NetworkSpec, NodeChange, NodeSpec,
-    Proposal, Secrets, ServiceChange, ServiceSpec, SubnetSpec,
+    Command, EndpointChange, EndpointSpec, InitCluster, NetworkChange, NetworkSpec, NodeChange,
+    NodeSpec, Proposal, Secrets, ServiceChange, ServiceSpec, SubnetSpec,
 };
 use crate::model::{
     Affinity, Attachment, Availability, BackendState, Cluster, ClusterId, EndpointId, EndpointKind,
@@ -89,6 +89,7 @@ pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
         mtu: None,
         internal: false,
         multicast: false,
+        encrypted: false,
         allow_overlap: false,
         labels: Labels::new(),
         ingress: false,
@@ -193,7 +194,10 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
             secret: crate::command::JoinSecret([secret; 16]),
         }),
         10 => any_network_spec().prop_map(|spec| Command::CreateNetwork(Box::new(spec))),
-        3 => network.prop_map(|id| Command::RemoveNetwork { id: network_id(id) }),
+        3 => network.clone().prop_map(|id| Command::RemoveNetwork { id: network_id(id) }),
+        3 => (network, any_network_change()).prop_map(|(id, change)| {
+            Command::UpdateNetwork { id: network_id(id), change: Box::new(change) }
+        }),
         30 => any_endpoint_spec().prop_map(|spec| Command::CreateEndpoint(Box::new(spec))),
         10 => endpoint.clone().prop_map(|id| Command::RemoveEndpoint { id: endpoint_id(id) }),
         8 => any_service_spec().prop_map(|spec| Command::CreateService(Box::new(spec))),
@@ -364,6 +368,18 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
             allow_overlap: allow_overlap && !ingress,
             ingress,
             ..network_spec(id, &name)
+        },
+    )
+}
+
+fn any_network_change() -> impl Strategy<Value = NetworkChange> {
+    let key = || select(&["a", "b", "c d"][..]).prop_map(str::to_owned);
+    let labels = proptest::collection::btree_map(key(), Just(String::new()), 0..2);
+    (any::<Option<bool>>(), labels, vec(key(), 0..2)).prop_map(
+        |(encrypted, labels_add, labels_remove)| NetworkChange {
+            encrypted,
+            labels_add,
+            labels_remove,
         },
     )
 }

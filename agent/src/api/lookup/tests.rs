@@ -159,6 +159,7 @@ fn a_network(byte: u8, name: &str) -> Network {
         mtu: None,
         internal: false,
         multicast: false,
+        encrypted: false,
         ingress: false,
         allow_overlap: false,
         labels: BTreeMap::new(),

@@ -18,8 +18,8 @@ use super::answer::{Answer, Body, Path, Query, Refused};
 use super::{Api, busy, overdue, services};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, DetachQuery, Endpoint, EndpointUpdateRequest, ErrorCode,
-    Event, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest, Node,
-    Role, Status, Token, WaitRequest,
+    Event, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest,
+    NetworkUpdateRequest, Node, Role, Status, Token, WaitRequest,
 };
 use crate::api::{DEFAULT_WAIT, DETACH_TIMEOUT, MAX_WAIT, WaitFor};
 
@@ -82,7 +82,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(nodes))
         .routes(routes!(node))
         .routes(routes!(networks, network_create))
-        .routes(routes!(network, network_remove))
+        .routes(routes!(network, network_update, network_remove))
         .routes(routes!(endpoints, attach))
         .routes(routes!(endpoint, endpoint_update, detach))
         .merge(services::documented())
@@ -217,6 +217,23 @@ async fn network_create(
 ) -> Result<(StatusCode, Json<Network>), Refused> {
     let network = api.backend.network_create(request).await?;
     Ok((StatusCode::CREATED, Json(network)))
+}
+
+/// Change a network
+#[utoipa::path(patch, path = "/v1/networks/{network}", tag = "networks",
+    params(("network" = String, Path, description = "Name, id or beginning of an id")),
+    request_body = NetworkUpdateRequest,
+    responses(
+        (status = 200, body = Network),
+        (status = "default", description = "refused", body = ApiError)
+    )
+)]
+async fn network_update(
+    State(api): State<Api>,
+    Path(network): Path<String>,
+    Body(request): Body<NetworkUpdateRequest>,
+) -> Answer<Network> {
+    Ok(Json(api.backend.network_update(network, request).await?))
 }
 
 /// Remove a network that no endpoint is attached to

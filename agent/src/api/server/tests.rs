@@ -28,6 +28,11 @@ fn operations() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("GET", "/v1/networks", None),
         ("POST", "/v1/networks", Some(json!({"name": "web"}))),
         ("GET", "/v1/networks/web", None),
+        (
+            "PATCH",
+            "/v1/networks/web",
+            Some(json!({"encrypted": true})),
+        ),
         ("DELETE", "/v1/networks/web", None),
         ("GET", "/v1/endpoints", None),
         (

@@ -28,7 +28,7 @@ pub use node::{Availability, Node, NodeStatus, Role, Warning};
 pub use port::{Port, PortKey, Protocol, PublishMode, SourceMode};
 pub use request::{
     AttachRequest, DetachQuery, InitRequest, JoinRequest, LeaveRequest, NetworkCreateRequest,
-    WaitRequest,
+    NetworkUpdateRequest, WaitRequest,
 };
 pub(crate) use service::nobody_has;
 pub use service::{

@@ -33,6 +33,10 @@ pub struct Network {
     pub allow_overlap: bool,
     /// Operator annotations.
     pub labels: BTreeMap<String, String>,
+    /// Why it does not work on the node that answers, in one line; `null` if it does.
+    pub error: Option<String>,
+    /// What is to be known of it otherwise, each in one line.
+    pub warnings: Vec<String>,
     /// Log index of the last change.
     pub revision: u64,
 }
@@ -54,7 +58,7 @@ pub struct Subnet {
 
 impl Network {
     /// The row with what is derived: `mtu` in bytes, and addresses counted from the endpoints of
-    /// `view`.
+    /// `view`. Who answers knows whether it works.
     pub fn from_row(row: &model::Network, mtu: u32, view: &model::View) -> Self {
         let subnets = row
             .subnets
@@ -68,12 +72,14 @@ impl Network {
             vni: row.vni.get(),
             subnets,
             mtu,
-            encrypted: false,
+            encrypted: row.encrypted,
             internal: row.internal,
             multicast: row.multicast,
             ingress: row.ingress,
             allow_overlap: row.allow_overlap,
             labels: row.labels.clone(),
+            error: None,
+            warnings: Vec::new(),
             revision: row.revision,
         }
     }

@@ -85,6 +85,8 @@ pub struct NetworkCreateRequest {
     pub vni: Option<u32>,
     /// Replicate broadcast and multicast to the member nodes.
     pub multicast: bool,
+    /// Wrap what its nodes send one another in ESP; what cannot be wrapped is not sent.
+    pub encrypted: bool,
     /// Admit subnets that overlap another network's.
     pub allow_overlap: bool,
     /// Operator annotations.
@@ -92,6 +94,19 @@ pub struct NetworkCreateRequest {
     /// Make it the network that carries published ports, of which there is one at most: every node
     /// gets an address from it.
     pub ingress: bool,
+}
+
+/// Changes a network. What is not given stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkUpdateRequest {
+    /// See [`NetworkCreateRequest::encrypted`]. While nodes learn of it one after the other, those
+    /// that have do not reach those that have not.
+    pub encrypted: Option<bool>,
+    /// Labels to set.
+    pub labels_add: BTreeMap<String, String>,
+    /// Labels to remove, before any is set.
+    pub labels_rm: Vec<String>,
 }
 
 /// Attaches a network namespace of this node to a network. Exactly one of `pid` and `netns`.

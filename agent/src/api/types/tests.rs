@@ -37,7 +37,8 @@ fn a_network_is_written_with_the_documented_names() {
                 {"cidr": "10.0.1.0/24", "gateway": "10.0.1.1", "used": 1, "free": 252}
             ],
             "mtu": 1450, "encrypted": false, "internal": false, "multicast": false,
-            "ingress": false, "allow_overlap": false, "labels": {}, "revision": 8,
+            "ingress": false, "allow_overlap": false, "labels": {}, "error": null,
+            "warnings": ["MTU 1450 does not fit"], "revision": 8,
         }),
     );
 }

@@ -22,7 +22,7 @@ pub use container::{
 };
 pub use health::{HealthTimingArgs, ProbeOrNone};
 pub use lab::{LabCommand, LabDemoArgs, LabExecArgs, LabName, LabStatusArgs, LabUpArgs};
-pub use network::{NetworkCommand, NetworkCreateArgs};
+pub use network::{NetworkCommand, NetworkCreateArgs, NetworkUpdateArgs};
 pub use service::{Publish, ServiceCommand, ServiceCreateArgs, ServiceUpdateArgs, Unpublish};
 
 /// Networks, addresses and tunnels for containers on many hosts, without an external store.

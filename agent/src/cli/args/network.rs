@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use ipnet::Ipv4Net;
 
 use super::{InspectArgs, ReadArgs, value};
@@ -23,6 +23,8 @@ pub enum NetworkCommand {
         #[command(flatten)]
         read: InspectArgs,
     },
+    /// Change a network; prints its name
+    Update(NetworkUpdateArgs),
     /// Remove networks that nothing is attached to
     #[command(visible_alias = "remove")]
     Rm {
@@ -37,7 +39,7 @@ pub enum NetworkCommand {
 #[command(after_help = "\
 Examples:
   weft network create web
-  weft network create db --subnet 10.20.0.0/24 --internal
+  weft network create db --subnet 10.20.0.0/24 --internal --encrypted
   weft network rm ingress && weft network create ingress --ingress --subnet 10.99.0.0/24")]
 pub struct NetworkCreateArgs {
     /// 1 to 63 of a-z, 0-9 and -
@@ -62,6 +64,9 @@ pub struct NetworkCreateArgs {
     /// VXLAN network identifier, 1-16777215 [default: the next from 4097 up]
     #[arg(long, value_name = "N", value_parser = value::vni)]
     pub vni: Option<u32>,
+    /// Encrypt what its hosts send one another (ESP); never in clear
+    #[arg(long)]
+    pub encrypted: bool,
     /// Make it the network of published ports; there is one at most [VNI: 4096]
     #[arg(long, conflicts_with_all = ["internal", "multicast", "allow_overlap"])]
     pub ingress: bool,
@@ -74,4 +79,30 @@ pub struct NetworkCreateArgs {
     /// Annotation; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label: Vec<(String, String)>,
+}
+
+/// `weft network update`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  weft network update db --encrypted true
+  weft network update db --label-add tier=back --label-rm owner")]
+pub struct NetworkUpdateArgs {
+    /// NAME, ID or beginning of an ID
+    #[arg(value_parser = value::wanted)]
+    pub network: String,
+    /// Encrypt what its hosts send one another, or no more
+    #[arg(
+        long,
+        value_name = "true|false",
+        action = ArgAction::Set,
+        hide_possible_values = true
+    )]
+    pub encrypted: Option<bool>,
+    /// Annotation to set; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
+    pub label_add: Vec<(String, String)>,
+    /// Annotation to remove; may be repeated
+    #[arg(long, value_name = "KEY", value_parser = value::wanted)]
+    pub label_rm: Vec<String>,
 }

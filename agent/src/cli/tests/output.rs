@@ -107,6 +107,7 @@ async fn what_was_made_or_removed_is_printed() {
     let served = Served::start();
     for (line, printed) in [
         ("network create web", "bbbbbbbbbbbbbbbb\n"),
+        ("network update web --encrypted true", "web\n"),
         ("network rm web web", "web\nweb\n"),
         ("attach web --pid 7", "cccccccccccccccc api 10.0.1.2\n"),
         ("attach web --pid 7 -q", "cccccccccccccccc\n"),

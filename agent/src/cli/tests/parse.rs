@@ -54,6 +54,9 @@ fn every_verb_of_the_contract_is_understood() {
         "network create web",
         "network create web --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --mtu 1400",
         "network create web --internal --multicast --allow-overlap --vni 5000 --label a=b",
+        "network create web --encrypted",
+        "network create ingress --ingress --encrypted",
+        "network update web --encrypted false --label-add a=b --label-rm c",
         "network ls -q",
         "network inspect web",
         "network rm web db",
@@ -343,7 +346,7 @@ fn what_later_versions_bring_is_named_as_such() {
         ("doctor", "'weft doctor'"),
         ("node promote h1", "'weft node promote'"),
         ("network prune", "'weft network prune'"),
-        ("network create web --encrypted", "'--encrypted'"),
+        ("network create web --ipv6", "'--ipv6'"),
         ("network create web --opt a=b", "'--opt'"),
         ("attach web --pid 7 --ip6 fd00::1", "'--ip6'"),
         ("init --autolock", "'--autolock'"),
@@ -372,7 +375,6 @@ fn what_later_versions_bring_is_not_offered() {
     ] {
         let help = parse(line).unwrap_err().to_string();
         for later in [
-            "--encrypted",
             "--autolock",
             "--force-new-cluster",
             "macvlan",

@@ -28,8 +28,9 @@ pub(super) async fn run(verb: Verb, client: &Client, out: &mut dyn Write) -> Res
         Verb::Network(NetworkCommand::Create(args)) => network::create(client, args, out).await,
         Verb::Network(NetworkCommand::Ls(args)) => network::ls(client, args, out).await,
         Verb::Network(NetworkCommand::Inspect { network, read }) => {
-            read::one(&client.network(&network).await?, read, out)
+            network::inspect(&client.network(&network).await?, read, out)
         }
+        Verb::Network(NetworkCommand::Update(args)) => network::update(client, args, out).await,
         Verb::Network(NetworkCommand::Rm { networks }) => {
             network::remove(client, networks, out).await
         }

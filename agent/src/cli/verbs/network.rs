@@ -2,8 +2,8 @@ use std::io::Write;
 
 use super::read;
 use crate::api::client::Client;
-use crate::api::types::NetworkCreateRequest;
-use crate::cli::args::{NetworkCreateArgs, ReadArgs};
+use crate::api::types::{Network, NetworkCreateRequest, NetworkUpdateRequest};
+use crate::cli::args::{Format, InspectArgs, NetworkCreateArgs, NetworkUpdateArgs, ReadArgs};
 use crate::exit::CliError;
 
 pub(super) async fn create(
@@ -27,12 +27,62 @@ pub(super) async fn create(
         mtu: args.mtu,
         vni: args.vni,
         multicast: args.multicast,
+        encrypted: args.encrypted,
         allow_overlap: args.allow_overlap,
         labels: args.label.into_iter().collect(),
         ingress: args.ingress,
     };
     let network = client.network_create(&request).await?;
     writeln!(out, "{}", network.id)?;
+    warn(&network);
+    Ok(())
+}
+
+pub(super) async fn update(
+    client: &Client,
+    args: NetworkUpdateArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let request = NetworkUpdateRequest {
+        encrypted: args.encrypted,
+        labels_add: args.label_add.into_iter().collect(),
+        labels_rm: args.label_rm,
+    };
+    if request == NetworkUpdateRequest::default() {
+        return Err(CliError::usage(
+            "nothing to change; say what, see 'weft network update --help'",
+        ));
+    }
+    let network = client.network_update(&args.network, &request).await?;
+    writeln!(out, "{}", network.name)?;
+    warn(&network);
+    Ok(())
+}
+
+fn warn(network: &Network) {
+    let warnings = network.warnings.iter();
+    warnings.for_each(|warning| crate::cli::warn(warning));
+}
+
+/// The table has what is to be known of the network below it.
+pub(super) fn inspect(
+    network: &Network,
+    args: InspectArgs,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    read::one(network, args, out)?;
+    if args.quiet || args.format == Format::Json {
+        return Ok(());
+    }
+    if network.error.is_some() || !network.warnings.is_empty() {
+        writeln!(out)?;
+    }
+    if let Some(error) = &network.error {
+        writeln!(out, "Error: {error}")?;
+    }
+    for warning in &network.warnings {
+        writeln!(out, "Warning: {warning}")?;
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use weft_lb::spec::{self as lb, Address, Backend, Family, Ports, ServiceKey, Spe
 use weft_netns::Identity;
 use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
 use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6, host_addresses};
-use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Vtep};
+use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec};
 use weft_raft::model::{
     Endpoint, MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort,
     Scheduler, Service, SourceMode, View,
@@ -25,7 +25,7 @@ use weft_raft::model::{
 
 use super::index::identity;
 use super::{Here, ServiceIndex, affinity, idle, scheduler, weight};
-use crate::translate::{MIN_MTU, mac, netns, path_mtu, with_prefix};
+use crate::translate::{fitting_mtu, mac, netns, vtep, with_prefix};
 
 /// The mesh's interface in the host's namespace.
 pub(crate) const MESH_IF: &str = "wf-ingress";
@@ -199,10 +199,8 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
     Some(SandboxSpec {
         vni: network.vni.get(),
         mtu: mesh_mtu(view),
-        vtep: Vtep {
-            local: here.data_path_addr,
-            port: cluster.data_path_port,
-        },
+        vtep: vtep(cluster, network, here),
+        tunnel: true,
         multicast: false,
         locals: [(local.to_string(), endpoint)].into(),
         remotes: remotes.collect(),
@@ -551,12 +549,18 @@ fn on_mesh(address: Ipv4Addr, family: Family) -> IpAddr {
 /// MTU of the ingress network in bytes: what the operator chose, or what the tunnels between all
 /// nodes carry.
 pub(crate) fn mesh_mtu(view: &View) -> u32 {
-    if let Some(mtu) = ingress_network(view).and_then(|network| network.mtu) {
-        return mtu;
-    }
-    let nodes = view.nodes.values();
-    let mtus = nodes.map(|node| path_mtu(node));
-    mtus.min().unwrap_or(MIN_MTU).max(MIN_MTU)
+    let network = ingress_network(view);
+    let encrypted = network.is_some_and(|network| network.encrypted);
+    let nodes = view.nodes.values().map(AsRef::as_ref);
+    let chosen = network.and_then(|network| network.mtu);
+    chosen.unwrap_or_else(|| fitting_mtu(encrypted, nodes))
+}
+
+/// The nodes at the other ends of the ingress network's tunnels; `None` if this node has none.
+pub(crate) fn mesh_members(view: &View, local: NodeId) -> Option<Vec<&Node>> {
+    own(view, local).filter(|_| is_meshed(view))?;
+    let members = others(view, local).filter(|node| node.ingress.is_some());
+    Some(members.collect())
 }
 
 fn protocol(protocol: Protocol) -> lb::Protocol {

@@ -162,6 +162,7 @@ fn create_network(name: &str) -> Command {
         mtu: None,
         internal: false,
         multicast: false,
+        encrypted: false,
         allow_overlap: false,
         labels: Labels::new(),
         ingress: false,

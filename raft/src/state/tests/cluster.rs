@@ -107,6 +107,15 @@ fn settings_out_of_range_are_refused() {
         );
     }
     assert_eq!(
+        refused(|init| init.cluster.data_path_port = 4500),
+        "data path port 4500 is refused: it is the port of ESP in UDP; choose another, such as 4789"
+    );
+    assert_eq!(
+        refused(|init| init.cluster.data_path_port = 4499),
+        "data path port 4499 is refused: the port after it, which encrypted networks use, is the \
+         port of ESP in UDP; choose another, such as 4789"
+    );
+    assert_eq!(
         refused(|init| init.cluster.cert_expiry_s = 3599),
         "certificate expiry 3599 is out of range; 3600 to 630720000 seconds are accepted"
     );

@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::{NodeChange, SubnetSpec};
+use crate::command::{NetworkChange, NodeChange, SubnetSpec};
 use crate::model::{Labels, Role, Vni};
 
 fn create(spec: NetworkSpec) -> Command {
@@ -300,4 +300,75 @@ fn a_route_that_comes_later_does_not_undo_a_network() {
     pair.done(Command::AddNode(Box::new(spec)));
     assert!(pair.state.view().networks.contains_key(&network_id(0)));
     pair.endpoint(endpoint_spec(1, 0, "db"));
+}
+
+fn update(number: u8, change: NetworkChange) -> Command {
+    Command::UpdateNetwork {
+        id: network_id(number),
+        change: Box::new(change),
+    }
+}
+
+fn encrypted(encrypted: bool) -> NetworkChange {
+    NetworkChange {
+        encrypted: Some(encrypted),
+        ..NetworkChange::default()
+    }
+}
+
+#[test]
+fn a_network_is_encrypted_from_the_start_or_later_and_keeps_all_else() {
+    let mut pair = Pair::cluster();
+    let made = pair.network(NetworkSpec {
+        encrypted: true,
+        ..network_spec(1, "web")
+    });
+    assert!(made.encrypted);
+    let endpoint = pair.endpoint(endpoint_spec(1, 1, "db"));
+    let Object::Network(open) = pair.done(update(1, encrypted(false))) else {
+        panic!("not a network");
+    };
+    let expected = Network {
+        encrypted: false,
+        revision: open.revision,
+        ..Network::clone(&made)
+    };
+    assert_eq!(*open, expected);
+    assert!(open.revision > made.revision);
+    // Its addresses are held as before.
+    let next = pair.endpoint(endpoint_spec(2, 1, "db2"));
+    assert_ne!(next.ipv4, endpoint.ipv4);
+    assert_eq!(pair.network(network_spec(2, "b")).vni.get(), 4098);
+    // The ingress network is no exception.
+    pair.done(update(0, encrypted(true)));
+    assert!(pair.state.view().networks[&network_id(0)].encrypted);
+}
+
+#[test]
+fn an_update_that_changes_nothing_is_no_change() {
+    let mut pair = Pair::cluster();
+    let made = pair.network(network_spec(1, "web"));
+    let again = pair.done(update(1, encrypted(false)));
+    assert_eq!(again, Object::Network(made));
+    let refused = pair.refused(update(9, encrypted(true)));
+    assert_eq!(refused.0, RefusalKind::NotFound);
+}
+
+#[test]
+fn labels_of_a_network_are_set_and_removed() {
+    let mut pair = Pair::cluster();
+    pair.network(NetworkSpec {
+        labels: [("tier".to_owned(), "a".to_owned())].into(),
+        ..network_spec(1, "web")
+    });
+    let relabel = |remove: &str, add: &str| NetworkChange {
+        labels_add: [(add.to_owned(), "x".to_owned())].into(),
+        labels_remove: vec![remove.to_owned()],
+        ..NetworkChange::default()
+    };
+    pair.done(update(1, relabel("tier", "zone")));
+    let labels = &pair.state.view().networks[&network_id(1)].labels;
+    assert_eq!(*labels, [("zone".to_owned(), "x".to_owned())].into());
+    let (kind, _) = pair.refused(update(1, relabel("zone", "not a key")));
+    assert_eq!(kind, RefusalKind::Invalid);
 }

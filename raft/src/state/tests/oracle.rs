@@ -31,6 +31,8 @@ impl Oracle {
         }
         for change in changes {
             match change {
+                // One that is there goes on with its addresses.
+                Change::Network(network) if before.networks.contains_key(&network.id) => {}
                 Change::Network(network) => {
                     let hosts = network.subnets.iter().flat_map(|subnet| {
                         subnet.cidr.hosts().filter(|host| *host != subnet.gateway)

@@ -120,6 +120,15 @@ fn the_data_path_port() -> Result<()> {
         ensure!(ran.status == 1 || ran.status == 2, "port {port}: {ran:?}");
         ran.is_refused(port, ran.status, &["1024", "49151"])?;
     }
+    for (port, why) in [
+        ("4500", "ESP"),
+        ("4499", "ESP"),
+        ("2377", "listens on"),
+        ("2376", "listens on"),
+    ] {
+        let ran = cluster.try_weft(1, &format!("init --data-path-port {port}"))?;
+        ran.is_refused(port, 1, &[why, "4789"])?;
+    }
     ensure!(
         cluster.json(1, "status")?["cluster"].is_null(),
         "a refused init changed something"
