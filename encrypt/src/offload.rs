@@ -21,6 +21,13 @@ mod rejection;
 mod segment;
 pub mod vnet;
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod test_frames;
+#[cfg(test)]
+mod tests;
+
 pub use coalesce::{Arrival, Coalescer, Config, Form, MAX_PIECES, Merged};
 pub use rejection::{Rejection, RejectionCounters};
 pub use segment::{MAX_SEGMENTS, Segments};

@@ -49,8 +49,8 @@ pub fn pseudo(addresses: &[u8], protocol: u8, length: usize) -> u16 {
     add(add(sum(addresses), u16::from(protocol)), length)
 }
 
-/// What goes into a checksum field: the complement, and never zero, which in UDP means that there
-/// is none (RFC 768).
+/// What goes into a UDP checksum field: the complement, and never zero, which means that there is
+/// none (RFC 768). Where that has no meaning, the complement alone is right.
 pub const fn finish(sum: u16) -> u16 {
     match !sum {
         0 => 0xffff,

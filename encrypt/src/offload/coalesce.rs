@@ -1,18 +1,30 @@
 //! Super-packets from what was received.
 
+mod candidate;
+mod entry;
+
 use std::io::IoSlice;
 use std::net::IpAddr;
 use std::ops::Range;
 
 use super::Rejection;
-use super::outer::{self, ETHERNET, Wrapper};
-use super::vnet::{Layout, Vnet};
+use super::outer::{ETHERNET, Wrapper};
+use super::vnet::Layout;
 use crate::inner::{self, Inner};
+use candidate::{Candidate, Look};
+use entry::Entry;
 
 /// Most segments of one super-packet.
 pub const MAX_PIECES: usize = 128;
-/// Most bytes of headers: virtio, outer, UDP and VXLAN.
-const LONGEST_HEADERS: usize = Layout::LONGEST + outer::LONGEST + inner::HEADERS;
+/// Most datagrams of one super-packet of UDP: `UDP_MAX_SEGMENTS` of Linux before 6.10.
+const MAX_DATAGRAMS: usize = 64;
+/// Longest packet that is written to the TAP.
+const LONGEST_PACKET: usize = 65_535;
+/// Flows of one batch that are told apart by their hash. Of two that share a slot, neither is
+/// merged as long as they alternate.
+const SLOTS: usize = 256;
+/// No entry, no piece.
+const NONE: usize = usize::MAX;
 
 /// What is written to the TAP before an inner frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +34,16 @@ pub enum Form {
     Tunnel(Wrapper),
     /// The TAP is a bridge port: nothing but a virtio header of this layout.
     Frame(Layout),
+}
+
+impl Form {
+    /// Most bytes that a frame may have, for all of the packet to fit.
+    const fn longest_frame(&self) -> usize {
+        match self {
+            Self::Tunnel(wrapper) => LONGEST_PACKET - wrapper.length() - inner::HEADERS,
+            Self::Frame(_) => LONGEST_PACKET,
+        }
+    }
 }
 
 /// How packets are put together.
@@ -54,7 +76,7 @@ pub struct Arrival {
 /// What is to be written to the TAP at once (`writev`).
 #[derive(Clone, Copy, Debug)]
 pub struct Merged<'a> {
-    /// Headers, then payloads where they were received.
+    /// Headers, then payloads where they were received: at most one and [`MAX_PIECES`].
     pub slices: &'a [IoSlice<'a>],
     /// How many frames it has.
     pub segments: usize,
@@ -63,21 +85,29 @@ pub struct Merged<'a> {
 /// Makes super-packets of the payloads of one batch.
 ///
 /// Frames of a flow leave in the order in which they came, and a frame that was not merged leaves
-/// as it came, byte for byte. Only frames whose checksums are right are merged, so that no damage
-/// is covered up. Nothing is kept beyond [`Coalescer::flush`], and once its tables have grown,
-/// nothing is allocated.
+/// as it came, byte for byte. Merged are successive segments of a TCP flow, and datagrams of a UDP
+/// flow, that segmentation would give back as they were. That includes their checksums: only frames
+/// in which they are right are merged, so that no damage is covered up. One thing may differ: the
+/// identification of IPv4 packets that all have the same and must not be fragmented, which means
+/// nothing (RFC 6864 section 4.1).
+///
+/// Nothing is kept beyond [`Coalescer::flush`], and once its tables have grown to the size of the
+/// caller's batches, nothing is allocated.
 #[derive(Debug)]
 pub struct Coalescer {
     config: Config,
     entries: Vec<Entry>,
+    pieces: Vec<Piece>,
+    /// By a flow's hash: its last entry, if it may grow.
+    open: [usize; SLOTS],
 }
 
+/// Payload of one segment.
 #[derive(Debug)]
-struct Entry {
-    headers: [u8; LONGEST_HEADERS],
-    length: usize,
+struct Piece {
     buffer: usize,
     range: Range<usize>,
+    next: usize,
 }
 
 impl Coalescer {
@@ -86,7 +116,14 @@ impl Coalescer {
         Self {
             config,
             entries: Vec::new(),
+            pieces: Vec::new(),
+            open: [NONE; SLOTS],
         }
+    }
+
+    /// How it puts packets together.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Takes in a frame: `buffer[arrival.frame]`.
@@ -101,41 +138,77 @@ impl Coalescer {
         if frame.len() < ETHERNET {
             return Err(Rejection::BadLength);
         }
-        let mut headers = [0; LONGEST_HEADERS];
-        let length = self.headers(&arrival, frame.len(), &mut headers)?;
-        self.entries.push(Entry {
-            headers,
-            length,
+        if frame.len() > self.config.form.longest_frame() {
+            return Err(Rejection::TooLong);
+        }
+        match Candidate::look(frame, &self.config) {
+            Look::Candidate(candidate) => self.merge(arrival, frame, &candidate),
+            Look::Flow(flow) => {
+                self.open[slot(flow)] = NONE;
+                self.add(arrival, frame, None)
+            }
+            Look::NoFlow => self.add(arrival, frame, None),
+            Look::Unknown => {
+                // It may be of any flow, a fragment for instance, so none goes on before it.
+                self.open = [NONE; SLOTS];
+                self.add(arrival, frame, None)
+            }
+        }
+    }
+
+    fn merge(
+        &mut self,
+        arrival: Arrival,
+        frame: &[u8],
+        candidate: &Candidate,
+    ) -> Result<(), Rejection> {
+        let slot = slot(candidate.flow);
+        let longest = self.config.form.longest_frame();
+        let grown = self
+            .entries
+            .get_mut(self.open[slot])
+            .filter(|entry| entry.takes(&arrival, frame, candidate, longest));
+        let Some(entry) = grown else {
+            let index = self.entries.len();
+            self.open[slot] = NONE;
+            self.add(arrival, frame, Some(candidate))?;
+            if !candidate.last {
+                self.open[slot] = index;
+            }
+            return Ok(());
+        };
+        let piece = self.pieces.len();
+        if let Some(tail) = self.pieces.get_mut(entry.tail) {
+            tail.next = piece;
+        }
+        if entry.grow(piece, candidate) {
+            self.open[slot] = NONE;
+        }
+        self.pieces.push(Piece {
             buffer: arrival.buffer,
-            range: arrival.frame,
+            range: arrival.frame.start + candidate.shape.payload..arrival.frame.end,
+            next: NONE,
         });
         Ok(())
     }
 
-    fn headers(
-        &self,
-        arrival: &Arrival,
-        frame: usize,
-        out: &mut [u8; LONGEST_HEADERS],
-    ) -> Result<usize, Rejection> {
-        let vnet = Vnet::default().to_bytes();
-        out[..vnet.len()].copy_from_slice(&vnet);
-        let wrapper = match self.config.form {
-            Form::Frame(layout) => return Ok(layout.length()),
-            Form::Tunnel(wrapper) => wrapper,
-        };
-        let datagram = arrival.inner.to_bytes(frame).ok_or(Rejection::TooLong)?;
-        let mut header = [0; outer::LONGEST];
-        let length = wrapper.write(
-            arrival.peer,
-            arrival.tos,
-            frame + inner::HEADERS,
-            &mut header,
-        )?;
-        let at = Layout::Tunnel.length();
-        out[at..at + length].copy_from_slice(&header[..length]);
-        out[at + length..at + length + inner::HEADERS].copy_from_slice(&datagram);
-        Ok(at + length + inner::HEADERS)
+    /// A packet of its own.
+    fn add(
+        &mut self,
+        arrival: Arrival,
+        frame: &[u8],
+        candidate: Option<&Candidate>,
+    ) -> Result<(), Rejection> {
+        let piece = self.pieces.len();
+        let entry = Entry::new(&self.config, &arrival, frame, candidate, piece)?;
+        self.entries.push(entry);
+        let copied = candidate.map_or(0, |candidate| candidate.shape.payload);
+        self.pieces.push(Piece {
+            buffer: arrival.buffer,
+            range: arrival.frame.start + copied..arrival.frame.end,
+            next: NONE,
+        });
+        Ok(())
     }
 
     /// Hands over all that was taken in, in order, and is empty again.
@@ -146,17 +219,32 @@ impl Coalescer {
         buffers: impl Fn(usize) -> &'b [u8],
         mut write: impl FnMut(Merged<'_>),
     ) {
+        for entry in &mut self.entries {
+            entry.finish(&self.config);
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES + 1];
         for entry in &self.entries {
-            let frame = buffers(entry.buffer).get(entry.range.clone());
-            let slices = [
-                IoSlice::new(&entry.headers[..entry.length]),
-                IoSlice::new(frame.unwrap_or_default()),
-            ];
+            slices[0] = IoSlice::new(entry.headers());
+            let mut count = 1;
+            let mut next = entry.head;
+            while let (Some(piece), Some(slice)) = (self.pieces.get(next), slices.get_mut(count)) {
+                let bytes = buffers(piece.buffer).get(piece.range.clone());
+                *slice = IoSlice::new(bytes.unwrap_or_default());
+                count += 1;
+                next = piece.next;
+            }
             write(Merged {
-                slices: &slices,
-                segments: 1,
+                slices: &slices[..count],
+                segments: entry.segments(),
             });
         }
         self.entries.clear();
+        self.pieces.clear();
+        self.open = [NONE; SLOTS];
     }
+}
+
+/// Slot of a flow with this hash.
+fn slot(flow: u64) -> usize {
+    (flow >> 56) as usize % SLOTS
 }

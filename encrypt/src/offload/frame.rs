@@ -4,6 +4,9 @@ use std::ops::Range;
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
 const ETHERNET: usize = 14;
 /// 802.1Q and 802.1ad tags that are looked behind.
 const MOST_TAGS: usize = 2;
@@ -29,18 +32,11 @@ impl Frame {
     /// Nothing is found if it is no IP, not TCP or UDP, a fragment, has IPv6 extension headers,
     /// padding behind the IP packet, or a length in a header that is not right.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut ip = ETHERNET;
-        let mut kind = chunk::<2>(bytes, ETHERNET - 2)?;
-        for _ in 0..MOST_TAGS {
-            if matches!(kind, [0x81, 0x00] | [0x88, 0xa8]) {
-                kind = chunk(bytes, ip + 2)?;
-                ip += 4;
-            }
-        }
+        let (ip, kind) = behind_tags(bytes)?;
         let packet = bytes.get(ip..)?;
         let (v6, (protocol, header)) = match kind {
-            [0x08, 0x00] => (false, ipv4(packet)?),
-            [0x86, 0xdd] => (true, ipv6(packet)?),
+            IPV4 => (false, ipv4(packet)?),
+            IPV6 => (true, ipv6(packet)?),
             _ => return None,
         };
         let transport = ip + header;
@@ -59,6 +55,18 @@ impl Frame {
         })
     }
 
+    /// Whether the frame is certainly not of a TCP or UDP flow. IPv6 extension headers may hide one.
+    pub(crate) fn is_of_another_protocol(bytes: &[u8]) -> bool {
+        let Some((ip, kind)) = behind_tags(bytes) else {
+            return true;
+        };
+        match kind {
+            IPV4 => !matches!(bytes.get(ip + 9), Some(&TCP | &UDP)),
+            IPV6 => bytes.get(ip + 6) == Some(&ICMPV6),
+            _ => true,
+        }
+    }
+
     /// Where the source and destination addresses are, one behind the other.
     pub(crate) fn addresses(&self) -> Range<usize> {
         if self.v6 {
@@ -72,6 +80,19 @@ impl Frame {
     pub(crate) fn checksum_offset(&self) -> usize {
         if self.protocol == TCP { 16 } else { 6 }
     }
+}
+
+/// Where what is behind Ethernet and VLAN tags begins, and its type.
+fn behind_tags(bytes: &[u8]) -> Option<(usize, [u8; 2])> {
+    let mut at = ETHERNET;
+    let mut kind = chunk(bytes, at - 2)?;
+    for _ in 0..MOST_TAGS {
+        if matches!(kind, [0x81, 0x00] | [0x88, 0xa8]) {
+            kind = chunk(bytes, at + 2)?;
+            at += 4;
+        }
+    }
+    Some((at, kind))
 }
 
 /// Protocol and header length of an unfragmented IPv4 packet.

@@ -193,7 +193,7 @@ impl Wrapper {
                 ip[..12].copy_from_slice(&[0x45, tos, l0, l1, 0, 0, 0x40, 0, HOP_LIMIT, UDP, 0, 0]);
                 ip[12..16].copy_from_slice(&peer.octets());
                 ip[16..].copy_from_slice(&local.octets());
-                let checksum = checksum::finish(checksum::sum(ip));
+                let checksum = !checksum::sum(ip);
                 ip[10..12].copy_from_slice(&checksum.to_be_bytes());
             }
             (IpAddr::V6(peer), IpAddr::V6(local)) => {

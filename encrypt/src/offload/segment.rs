@@ -157,6 +157,7 @@ impl<'a> Segments<'a> {
         match &self.plan {
             Plan::Whole => {}
             Plan::Finish { from, at } => {
+                // Whichever protocol it is: as Linux does (`skb_checksum_help`), never zero.
                 let sum = checksum::sum(frame.get(*from..)?);
                 put(frame, *at, checksum::finish(sum));
             }
@@ -187,7 +188,7 @@ impl<'a> Segments<'a> {
             put(frame, shape.ip + 4, id);
             put(frame, shape.ip + 10, 0);
             let sum = checksum::sum(&frame[header]);
-            put(frame, shape.ip + 10, checksum::finish(sum));
+            put(frame, shape.ip + 10, !sum);
         }
         if shape.protocol == TCP {
             let at = shape.transport + 4;
@@ -210,7 +211,8 @@ impl<'a> Segments<'a> {
         put(frame, at, 0);
         let pseudo = checksum::pseudo(&frame[shape.addresses()], shape.protocol, transport);
         let sum = checksum::add(pseudo, checksum::sum(&frame[shape.transport..]));
-        put(frame, at, checksum::finish(sum));
+        let is_tcp = shape.protocol == TCP;
+        put(frame, at, if is_tcp { !sum } else { checksum::finish(sum) });
     }
 }
 
