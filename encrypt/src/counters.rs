@@ -88,6 +88,25 @@ impl InboundCounters {
         *counter = counter.wrapping_add(1);
     }
 
+    /// Adds another association's.
+    pub fn add(&mut self, other: Self) {
+        for (sum, more) in [
+            (&mut self.packets, other.packets),
+            (&mut self.bytes, other.bytes),
+            (&mut self.bad_length, other.bad_length),
+            (&mut self.unknown_spi, other.unknown_spi),
+            (&mut self.replayed, other.replayed),
+            (&mut self.too_old, other.too_old),
+            (&mut self.auth_failed, other.auth_failed),
+            (&mut self.bad_padding, other.bad_padding),
+            (&mut self.wrong_next_header, other.wrong_next_header),
+            (&mut self.dummy, other.dummy),
+            (&mut self.bad_inner, other.bad_inner),
+        ] {
+            *sum = sum.wrapping_add(more);
+        }
+    }
+
     /// Packets dropped, of all causes.
     pub fn all_refused(&self) -> u64 {
         [
@@ -117,4 +136,18 @@ pub struct OutboundCounters {
     pub exhausted: u64,
     /// Packets not sealed because the buffer or the payload has a wrong size.
     pub bad_buffer: u64,
+}
+
+impl OutboundCounters {
+    /// Adds another association's.
+    pub fn add(&mut self, other: Self) {
+        for (sum, more) in [
+            (&mut self.packets, other.packets),
+            (&mut self.bytes, other.bytes),
+            (&mut self.exhausted, other.exhausted),
+            (&mut self.bad_buffer, other.bad_buffer),
+        ] {
+            *sum = sum.wrapping_add(more);
+        }
+    }
 }

@@ -1,5 +1,4 @@
-#![forbid(unsafe_code)]
-//! The pure core of encrypted networks: ESP (RFC 4303) in UDP (RFC 3948) with AES-256-GCM (RFC
+//! Encrypted networks: ESP (RFC 4303) in UDP (RFC 3948) with AES-256-GCM (RFC
 //! 4106) around VXLAN datagrams.
 //!
 //! # What is here
@@ -12,17 +11,18 @@
 //! - [`mtu`]: what is left of the underlay's MTU.
 //! - [`offload`]: super-packets taken apart and put together, checksums, virtio network headers.
 //! - [`path`]: what a data path has to be and is, whichever it is.
+//! - [`userspace`]: the data path of this process: a TAP, a UDP socket and threads between them.
 //! - Counters of packets dropped, by [cause](Refusal).
 //!
-//! # What is not here
-//! Anything that does something. No socket, thread, clock, source of randomness or kernel interface
-//! is touched: buffers, times, key material and SPIs come from the caller. No other crate of weft
-//! uses this one so far, **weft encrypts no network, and has no option that would say so**.
-//! Missing are the data paths (kernel XFRM states, user-space forwarder), whoever takes the secret
-//! from the agents' sessions and carries [`rotation`]'s messages over them, the treatment of DSCP,
-//! ECN and ICMP, and everything that makes an encrypted network fail closed.
+//! All but the data paths is pure: buffers, times, key material and SPIs come from the caller.
 //!
-//! What comes speaks kernel words (addresses, ports, SPIs) and depends on no crate of the workspace
+//! # What is not here
+//! No other crate of weft uses this one so far, **weft encrypts no network, and has no option that
+//! would say so**. Missing are the kernel's data path, whoever takes the secret from the agents'
+//! sessions and carries [`rotation`]'s messages over them, and everything that makes an encrypted
+//! network fail closed.
+//!
+//! It speaks kernel words (addresses, ports, SPIs) and depends on no crate of the workspace
 //! but `weft-netns`.
 
 mod aead;
@@ -36,6 +36,7 @@ pub mod path;
 pub mod replay;
 pub mod rotation;
 pub mod sa;
+pub mod userspace;
 
 #[cfg(test)]
 mod test_util;

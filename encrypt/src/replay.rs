@@ -45,6 +45,16 @@ impl<const N: usize> Window<N> {
         Self::default()
     }
 
+    /// A window that goes on where another one, of another process, left off.
+    pub(crate) fn resume(top: u64, bits: [u64; N]) -> Self {
+        Self { top, bits }
+    }
+
+    /// What [`Window::resume`] takes.
+    pub(crate) fn bits(&self) -> &[u64; N] {
+        &self.bits
+    }
+
     /// Highest sequence number received, zero before the first.
     pub fn top(&self) -> u64 {
         self.top

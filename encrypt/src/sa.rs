@@ -7,8 +7,8 @@ mod table;
 
 pub use inbound::{InboundSa, Opened};
 pub use limits::{Limits, LimitsError, RekeyReason};
-pub use outbound::{OutboundSa, SealError, Sealed};
-pub use table::{InboundTable, InsertError, MAX_ASSOCIATIONS};
+pub use outbound::{OutboundSa, Reserved, SealError, Sealed};
+pub use table::{Entry, InboundTable, InsertError, MAX_ASSOCIATIONS};
 
 #[cfg(test)]
 mod tests;

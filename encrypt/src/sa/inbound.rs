@@ -14,6 +14,8 @@ use crate::replay::Window;
 #[derive(Debug)]
 pub struct InboundSa {
     spi: Spi,
+    /// For the process that takes over ([`InboundSa::resume`]), and nobody else.
+    key: SaKey,
     cipher: Cipher,
     window: Window,
 }
@@ -33,11 +35,22 @@ impl InboundSa {
     /// A key must not be given to a second one while packets sealed with it may come again: the new
     /// replay window would let them pass.
     pub fn new(spi: Spi, key: SaKey) -> Self {
+        Self::resume(spi, key, Window::new())
+    }
+
+    /// An association that goes on where another process, which must have stopped, left off.
+    pub fn resume(spi: Spi, key: SaKey, window: Window) -> Self {
         Self {
             spi,
             cipher: Cipher::new(&key),
-            window: Window::new(),
+            key,
+            window,
         }
+    }
+
+    /// Key and window, for [`InboundSa::resume`] in the process that takes over.
+    pub(crate) fn parts(&self) -> (&SaKey, &Window) {
+        (&self.key, &self.window)
     }
 
     /// Opens a packet, from SPI to ICV, where it is (RFC 4303 section 3.4).

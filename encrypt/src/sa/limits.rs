@@ -72,12 +72,18 @@ impl Limits {
         })
     }
 
-    /// Whether one more packet of this many bytes may be sealed after so many.
-    pub(crate) fn admit(&self, packets: u64, bytes: u64, payload: u64) -> bool {
-        packets < self.hard_packets
-            && bytes
-                .checked_add(payload)
-                .is_some_and(|sum| sum <= self.hard_bytes)
+    /// The sum of packets, unless that is more than may be sealed.
+    pub(crate) fn add_packets(&self, sealed: u64, more: u64) -> Option<u64> {
+        sealed
+            .checked_add(more)
+            .filter(|sum| *sum <= self.hard_packets)
+    }
+
+    /// The sum of bytes, unless that is more than may be sealed.
+    pub(crate) fn add_bytes(&self, sealed: u64, more: u64) -> Option<u64> {
+        sealed
+            .checked_add(more)
+            .filter(|sum| *sum <= self.hard_bytes)
     }
 
     /// Whether a successor is due after so many packets and bytes.

@@ -1,6 +1,7 @@
 //! All inbound associations of a data path.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{InboundSa, Opened};
 use crate::esp::{Spi, read_header};
@@ -10,10 +11,53 @@ use crate::{InboundCounters, Refusal};
 pub const MAX_ASSOCIATIONS: usize = 65_536;
 
 /// Inbound associations by SPI, with counters for each and for what belongs to none.
+///
+/// Several threads may open packets at once: each association has a lock of its own.
 #[derive(Debug, Default)]
 pub struct InboundTable {
-    associations: BTreeMap<Spi, (InboundSa, InboundCounters)>,
-    strays: InboundCounters,
+    associations: BTreeMap<Spi, Mutex<Entry>>,
+    strays: Mutex<InboundCounters>,
+}
+
+/// An inbound association and what it has counted.
+#[derive(Debug)]
+pub struct Entry {
+    association: InboundSa,
+    counters: InboundCounters,
+}
+
+impl Entry {
+    /// Opens a packet, from SPI to ICV, where it is, and counts it.
+    ///
+    /// # Errors
+    /// As [`InboundSa::open`].
+    pub fn open(&mut self, packet: &mut [u8]) -> Result<Opened, Refusal> {
+        match self.association.open(packet) {
+            Ok(opened) => {
+                self.counters.opened(opened.payload.len());
+                Ok(opened)
+            }
+            Err(cause) => {
+                self.counters.refused(cause);
+                Err(cause)
+            }
+        }
+    }
+
+    /// Counts a packet that was opened and then refused, for its payload.
+    pub fn refuse(&mut self, cause: Refusal) {
+        self.counters.refused(cause);
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> InboundCounters {
+        self.counters
+    }
+
+    /// The association.
+    pub fn association(&self) -> &InboundSa {
+        &self.association
+    }
 }
 
 /// Why an association was not taken in.
@@ -48,54 +92,87 @@ impl InboundTable {
         if self.associations.len() >= MAX_ASSOCIATIONS {
             return Err(InsertError::Full);
         }
-        self.associations
-            .insert(spi, (association, InboundCounters::default()));
+        let entry = Entry {
+            association,
+            counters: InboundCounters::default(),
+        };
+        self.associations.insert(spi, Mutex::new(entry));
+        Ok(())
+    }
+
+    /// Takes in an association that another process had, with what it has counted so far.
+    ///
+    /// # Errors
+    /// As [`InboundTable::insert`].
+    pub fn resume(
+        &mut self,
+        association: InboundSa,
+        counters: InboundCounters,
+    ) -> Result<(), InsertError> {
+        let spi = association.spi();
+        self.insert(association)?;
+        if let Some(mut entry) = self.lock(spi) {
+            entry.counters = counters;
+        }
         Ok(())
     }
 
     /// Drops an association and erases its key; returns what it had counted.
     pub fn remove(&mut self, spi: Spi) -> Option<InboundCounters> {
-        self.associations.remove(&spi).map(|(_, counters)| counters)
+        let entry = self.associations.remove(&spi)?;
+        let entry = entry.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Some(entry.counters)
+    }
+
+    /// The association of this SPI, for this thread alone until it is let go.
+    pub fn lock(&self, spi: Spi) -> Option<MutexGuard<'_, Entry>> {
+        self.associations.get(&spi).map(lock)
     }
 
     /// Opens a packet, from SPI to ICV, where it is, and counts it. Returns whose it is as well.
     ///
     /// # Errors
     /// As [`InboundSa::open`].
-    pub fn open(&mut self, packet: &mut [u8]) -> Result<(Spi, Opened), Refusal> {
+    pub fn open(&self, packet: &mut [u8]) -> Result<(Spi, Opened), Refusal> {
         let Some(header) = read_header(packet) else {
-            return Err(stray(&mut self.strays, Refusal::BadLength));
+            return Err(self.stray(Refusal::BadLength));
         };
-        let found =
-            Spi::new(header.spi).and_then(|spi| Some((spi, self.associations.get_mut(&spi)?)));
-        let Some((spi, (association, counters))) = found else {
-            return Err(stray(&mut self.strays, Refusal::UnknownSpi));
+        let found = Spi::new(header.spi).and_then(|spi| Some((spi, self.lock(spi)?)));
+        let Some((spi, mut entry)) = found else {
+            return Err(self.stray(Refusal::UnknownSpi));
         };
-        match association.open(packet) {
-            Ok(opened) => {
-                counters.opened(opened.payload.len());
-                Ok((spi, opened))
-            }
-            Err(cause) => Err(stray(counters, cause)),
-        }
+        entry.open(packet).map(|opened| (spi, opened))
     }
 
     /// Counts a packet of this association that was opened and then refused, for its payload.
-    pub fn refuse(&mut self, spi: Spi, cause: Refusal) {
-        match self.associations.get_mut(&spi) {
-            Some((_, counters)) => counters.refused(cause),
-            None => self.strays.refused(cause),
+    pub fn refuse(&self, spi: Spi, cause: Refusal) {
+        match self.lock(spi) {
+            Some(mut entry) => entry.refuse(cause),
+            None => {
+                self.stray(cause);
+            }
         }
+    }
+
+    /// Counts a packet that belongs to no association, and returns why.
+    pub fn stray(&self, cause: Refusal) -> Refusal {
+        lock(&self.strays).refused(cause);
+        cause
+    }
+
+    /// Counts what another process has counted, too.
+    pub fn resume_strays(&mut self, strays: InboundCounters) {
+        *lock(&self.strays) = strays;
     }
 
     /// What one association has counted.
     pub fn counters(&self, spi: Spi) -> Option<InboundCounters> {
-        self.associations.get(&spi).map(|(_, counters)| *counters)
+        self.lock(spi).map(|entry| entry.counters)
     }
 
     /// What belonged to no association.
     pub fn strays(&self) -> InboundCounters {
-        self.strays
+        *lock(&self.strays)
     }
 
     /// The SPIs in use.
@@ -104,7 +181,7 @@ impl InboundTable {
     }
 }
 
-fn stray(counters: &mut InboundCounters, cause: Refusal) -> Refusal {
-    counters.refused(cause);
-    cause
+/// Nothing that panics is done under these locks, so there is nothing half done either.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

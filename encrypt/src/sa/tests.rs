@@ -34,7 +34,7 @@ fn table() -> InboundTable {
     table
 }
 
-fn seal(sa: &mut OutboundSa, payload: &[u8]) -> Vec<u8> {
+fn seal(sa: &OutboundSa, payload: &[u8]) -> Vec<u8> {
     let mut buffer = vec![0xdd; HEADROOM + payload.len() + TAILROOM];
     let range = HEADROOM..HEADROOM + payload.len();
     buffer[range.clone()].copy_from_slice(payload);
@@ -76,7 +76,7 @@ proptest! {
         if let (true, Some(first)) = (ours, packet.first_chunk_mut::<4>()) {
             *first = SPI.to_be_bytes();
         }
-        let mut table = table();
+        let table = table();
         prop_assert!(table.open(&mut packet).is_err());
         let here = table.counters(spi(SPI)).unwrap();
         prop_assert_eq!(here.all_refused() + table.strays().all_refused(), 1);
@@ -87,9 +87,9 @@ proptest! {
     fn packets_in_any_order_and_number_are_opened_once_each(
         order in prop::collection::vec(0usize..60, 1..200),
     ) {
-        let mut sa = outbound();
-        let packets: Vec<_> = (0..60u8).map(|n| seal(&mut sa, &[n; 9])).collect();
-        let mut table = table();
+        let sa = outbound();
+        let packets: Vec<_> = (0..60u8).map(|n| seal(&sa, &[n; 9])).collect();
+        let table = table();
         let mut seen = std::collections::BTreeSet::new();
         for index in order {
             let result = table.open(&mut packets[index].clone()).map(|_| ());
@@ -101,9 +101,9 @@ proptest! {
 
 #[test]
 fn every_flipped_bit_is_refused_and_counted_by_cause() {
-    let packet = seal(&mut outbound(), b"whatever is in it");
+    let packet = seal(&outbound(), b"whatever is in it");
     for bit in 0..packet.len() * 8 {
-        let mut table = table();
+        let table = table();
         let mut flipped = packet.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let cause = table.open(&mut flipped).unwrap_err();
@@ -124,9 +124,9 @@ fn every_flipped_bit_is_refused_and_counted_by_cause() {
 
 #[test]
 fn every_truncation_and_extension_is_refused() {
-    let packet = seal(&mut outbound(), b"whatever is in it");
+    let packet = seal(&outbound(), b"whatever is in it");
     for length in 0..packet.len() {
-        let mut table = table();
+        let table = table();
         let cause = table.open(&mut packet[..length].to_vec()).unwrap_err();
         let whole = length >= SHORTEST && length.is_multiple_of(4);
         assert_eq!(
@@ -155,7 +155,7 @@ fn every_truncation_and_extension_is_refused() {
 
 #[test]
 fn packets_of_another_key_epoch_or_association_are_refused() {
-    let packet = seal(&mut outbound(), b"payload");
+    let packet = seal(&outbound(), b"payload");
     let mut other_key = InboundSa::new(spi(SPI), key(2));
     assert_eq!(
         other_key.open(&mut packet.clone()),
@@ -173,8 +173,8 @@ fn packets_of_another_key_epoch_or_association_are_refused() {
 
 #[test]
 fn a_replay_is_refused_in_the_window_and_left_of_it() {
-    let mut sa = outbound();
-    let first = seal(&mut sa, b"first");
+    let sa = outbound();
+    let first = seal(&sa, b"first");
     let mut table = table();
     table.open(&mut first.clone()).unwrap();
     assert_eq!(
@@ -182,7 +182,7 @@ fn a_replay_is_refused_in_the_window_and_left_of_it() {
         Refusal::Replayed
     );
     for _ in 0..WINDOW {
-        table.open(&mut seal(&mut sa, b"")).unwrap();
+        table.open(&mut seal(&sa, b"")).unwrap();
     }
     assert_eq!(table.open(&mut first.clone()).unwrap_err(), Refusal::TooOld);
     let expected = InboundCounters {
@@ -202,8 +202,8 @@ fn a_replay_is_refused_in_the_window_and_left_of_it() {
 
 #[test]
 fn a_forged_packet_far_ahead_does_not_move_the_window() {
-    let mut sa = outbound();
-    let (first, mut forged) = (seal(&mut sa, b"first"), seal(&mut sa, b"forged"));
+    let sa = outbound();
+    let (first, mut forged) = (seal(&sa, b"first"), seal(&sa, b"forged"));
     forged[4..8].copy_from_slice(&0x7000_0000u32.to_be_bytes());
     let mut association = inbound();
     assert_eq!(association.open(&mut forged), Err(Refusal::AuthFailed));
@@ -215,9 +215,9 @@ fn a_forged_packet_far_ahead_does_not_move_the_window() {
 fn the_high_half_of_the_sequence_number_is_authenticated_and_carried_over() {
     let limits = Limits::new((1 << 33, 1 << 33), (1 << 38, 1 << 38)).unwrap();
     let last = (1u64 << 32) - 3;
-    let mut sa = OutboundSa::resume(spi(SPI), key(1), limits, last, 0);
+    let sa = OutboundSa::resume(spi(SPI), key(1), limits, last, 0);
     let mut association = inbound().starting_after(last);
-    let mut packets: Vec<_> = (0..6u8).map(|n| (n, seal(&mut sa, &[n]))).collect();
+    let mut packets: Vec<_> = (0..6u8).map(|n| (n, seal(&sa, &[n]))).collect();
     assert_eq!(packets[2].1[4..8], [0; 4], "the low half wraps");
     packets.swap(1, 4);
     for (n, mut packet) in packets.clone() {
@@ -232,7 +232,7 @@ fn the_high_half_of_the_sequence_number_is_authenticated_and_carried_over() {
 
 #[test]
 fn sealing_stops_for_good_at_the_packet_limit_and_asks_for_a_successor_before() {
-    let mut sa = small_limits((3, 5), (1000, 1000));
+    let sa = small_limits((3, 5), (1000, 1000));
     let mut buffer = [0; 100];
     let mut sequences = Vec::new();
     for number in 1..=5 {
@@ -258,7 +258,7 @@ fn sealing_stops_for_good_at_the_packet_limit_and_asks_for_a_successor_before() 
 
 #[test]
 fn sealing_stops_at_the_byte_limit() {
-    let mut sa = small_limits((100, 100), (25, 40));
+    let sa = small_limits((100, 100), (25, 40));
     let mut buffer = [0; 100];
     assert_eq!(sa.seal(&mut buffer, 20..40).unwrap().rekey, None);
     assert_eq!(
@@ -279,17 +279,17 @@ fn sealing_stops_at_the_byte_limit() {
 #[test]
 fn an_association_that_is_resumed_uses_no_sequence_number_again() {
     let limits = Limits::new((3, 5), (1000, 1000)).unwrap();
-    let mut sa = OutboundSa::resume(spi(SPI), key(1), limits, 4, 990);
+    let sa = OutboundSa::resume(spi(SPI), key(1), limits, 4, 990);
     let mut buffer = [0; 100];
     assert_eq!(sa.seal(&mut buffer, 20..30).unwrap().sequence, 5);
     assert!(sa.seal(&mut buffer, 20..20).is_err());
-    let mut at_the_end = OutboundSa::resume(spi(SPI), key(1), limits, u64::MAX, 0);
+    let at_the_end = OutboundSa::resume(spi(SPI), key(1), limits, u64::MAX, 0);
     assert!(at_the_end.seal(&mut buffer, 20..30).is_err());
 }
 
 #[test]
 fn buffers_without_room_are_refused_and_use_up_no_sequence_number() {
-    let mut sa = outbound();
+    let sa = outbound();
     let mut buffer = vec![0; LONGEST + 100];
     for payload in 0..9usize {
         let needed = padding(payload) + 2 + 16;
@@ -325,8 +325,8 @@ fn buffers_without_room_are_refused_and_use_up_no_sequence_number() {
 
 #[test]
 fn a_payload_that_is_not_udp_is_refused_after_it_was_authenticated() {
-    let mut sa = outbound();
-    let mut table = table();
+    let sa = outbound();
+    let table = table();
     for (next_header, cause) in [
         (NEXT_HEADER_DUMMY, Refusal::Dummy),
         (4, Refusal::WrongNextHeader),
@@ -353,7 +353,7 @@ fn a_second_association_of_the_same_spi_is_refused() {
 
 #[test]
 fn what_an_opened_payload_is_refused_for_is_counted_where_it_belongs() {
-    let mut table = table();
+    let table = table();
     table.refuse(spi(SPI), Refusal::BadInner);
     table.refuse(spi(SPI + 1), Refusal::BadInner);
     assert_eq!(table.counters(spi(SPI)).unwrap().bad_inner, 1);

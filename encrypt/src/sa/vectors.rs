@@ -49,7 +49,7 @@ fn scapy_seals_the_same_bytes() {
     let vector = scapy();
     let (spi, sequence) = scapy_names(&vector);
     let limits = Limits::new((1 << 33, 1 << 33), (1 << 38, 1 << 38)).unwrap();
-    let mut sa = OutboundSa::resume(spi, scapy_key(&vector), limits, sequence - 1, 0);
+    let sa = OutboundSa::resume(spi, scapy_key(&vector), limits, sequence - 1, 0);
     let (mut buffer, range) = in_buffer(&vector["payload"]);
     let sealed = sa.seal(&mut buffer, range).unwrap();
     assert_eq!(sealed.sequence, sequence);
@@ -117,7 +117,7 @@ fn the_packet_of_a_session_secret_keeps_its_bytes() {
         epoch: Epoch(1),
     };
     let key = derive(&secret(0), &context);
-    let mut sa = OutboundSa::new(Spi::new(0x0001_0203).unwrap(), key, Limits::default());
+    let sa = OutboundSa::new(Spi::new(0x0001_0203).unwrap(), key, Limits::default());
     let inner = Inner {
         source: 50_000,
         destination: 4790,

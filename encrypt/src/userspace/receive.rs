@@ -1,0 +1,192 @@
+//! From the peers to the TAP.
+
+use std::io::IoSliceMut;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering::Relaxed;
+
+use quinn_udp::RecvMeta;
+
+use crate::Refusal;
+use crate::esp::{Encapsulated, Spi, classify};
+use crate::inner::Inner;
+use crate::offload::outer::Wrapper;
+use crate::offload::{Arrival, Coalescer, Config, Form};
+use crate::sa::Entry;
+
+use super::socket::EspSocket;
+use super::tables::{Peer, Tables};
+use super::tap::Tap;
+
+/// Buffers that are filled at once, each with datagrams of one sender.
+const BUFFERS: usize = 8;
+/// Bytes of a buffer: what does not fit is lost (`UDP_GRO`).
+const BUFFER: usize = 65_535;
+
+/// The buffers of one thread.
+pub(super) struct Receive {
+    buffers: [Box<[u8]>; BUFFERS],
+    meta: [RecvMeta; BUFFERS],
+    wrapper: Wrapper,
+    coalescer: Coalescer,
+}
+
+impl Receive {
+    pub(super) fn new(wrapper: Wrapper) -> Self {
+        Self {
+            buffers: std::array::from_fn(|_| vec![0; BUFFER].into_boxed_slice()),
+            meta: [RecvMeta::default(); BUFFERS],
+            coalescer: coalescer(wrapper),
+            wrapper,
+        }
+    }
+
+    /// The TAP may have another address than before.
+    pub(super) fn set_mac(&mut self, mac: [u8; 6]) {
+        if mac != self.wrapper.mac {
+            self.wrapper.mac = mac;
+            self.coalescer = coalescer(self.wrapper);
+        }
+    }
+
+    /// Receives datagrams, opens what is in them and writes it to the TAP. Returns how many
+    /// buffers were filled, at most [`BUFFERS`].
+    pub(super) fn forward(
+        &mut self,
+        tables: &Tables,
+        tap: &Tap,
+        socket: &EspSocket,
+        now_ms: u64,
+    ) -> usize {
+        let mut slices = self
+            .buffers
+            .each_mut()
+            .map(|buffer| IoSliceMut::new(buffer));
+        // Errors are those of earlier sends, which ICMP told of; there is nothing to do for them.
+        let filled = socket.receive(&mut slices, &mut self.meta).unwrap_or(0);
+        let mut opener = Opener {
+            tables,
+            coalescer: &mut self.coalescer,
+            now_ms,
+            current: None,
+        };
+        for (index, (meta, buffer)) in self
+            .meta
+            .iter()
+            .zip(&mut self.buffers)
+            .take(filled)
+            .enumerate()
+        {
+            let length = meta.len.min(buffer.len());
+            let stride = if meta.stride == 0 {
+                length
+            } else {
+                meta.stride
+            };
+            let tos = meta.ecn.map_or(0, |ecn| ecn as u8);
+            let mut at = 0;
+            while at < length {
+                let end = length.min(at + stride);
+                opener.open(meta.addr, tos, index, buffer, at..end);
+                at = end;
+            }
+        }
+        drop(opener);
+        if filled > 0 {
+            let buffers = &self.buffers;
+            self.coalescer.flush(
+                |index| buffers.get(index).map_or(&[], |buffer| &**buffer),
+                |merged| {
+                    // A device that is down takes nothing, as any device.
+                    let _ = tap.write(merged.slices);
+                },
+            );
+        }
+        filled
+    }
+}
+
+fn coalescer(wrapper: Wrapper) -> Coalescer {
+    Coalescer::new(Config {
+        form: Form::Tunnel(wrapper),
+        tcp: true,
+        udp: true,
+    })
+}
+
+/// Opens datagrams, of which those that follow one another are mostly of the same association.
+struct Opener<'a> {
+    tables: &'a Tables,
+    coalescer: &'a mut Coalescer,
+    now_ms: u64,
+    current: Option<(Spi, MutexGuard<'a, Entry>, &'a Peer)>,
+}
+
+impl Opener<'_> {
+    fn open(
+        &mut self,
+        from: SocketAddr,
+        tos: u8,
+        buffer: usize,
+        bytes: &mut [u8],
+        at: Range<usize>,
+    ) {
+        let tables = self.tables;
+        let Some(datagram) = bytes.get_mut(at.clone()) else {
+            return;
+        };
+        let spi = match classify(datagram) {
+            Ok(Encapsulated::Esp(spi)) => spi,
+            Ok(Encapsulated::Keepalive | Encapsulated::NonEsp(_)) => return,
+            Err(cause) => {
+                tables.inbound.stray(cause);
+                return;
+            }
+        };
+        if self.current.as_ref().is_none_or(|(ours, ..)| *ours != spi) {
+            self.current = None;
+            let peer = tables
+                .names
+                .get(&spi)
+                .and_then(|name| tables.peers.get(&name.peer));
+            let (Some(peer), Some(entry)) = (peer, tables.inbound.lock(spi)) else {
+                tables.inbound.stray(Refusal::UnknownSpi);
+                return;
+            };
+            self.current = Some((spi, entry, peer));
+        }
+        let Some((_, entry, peer)) = &mut self.current else {
+            return;
+        };
+        let before = entry.association().top();
+        let opened = entry.open(datagram);
+        if matches!(opened, Ok(_) | Err(Refusal::Dummy)) {
+            let newest = entry.association().top() > before;
+            peer.received(self.now_ms, newest.then_some(from));
+        }
+        let Ok(opened) = opened else {
+            return;
+        };
+        let payload = datagram.get(opened.payload.clone()).unwrap_or_default();
+        let Ok((inner, frame)) = Inner::parse(payload, tables.spec.inner_port) else {
+            entry.refuse(Refusal::BadInner);
+            return;
+        };
+        if !peer.networks.contains(&inner.vni.get()) {
+            peer.foreign_network.fetch_add(1, Relaxed);
+            return;
+        }
+        let start = at.start + opened.payload.start;
+        let arrival = Arrival {
+            peer: peer.end,
+            tos,
+            inner,
+            buffer,
+            frame: start + frame.start..start + frame.end,
+        };
+        if self.coalescer.push(arrival, bytes).is_err() {
+            entry.refuse(Refusal::BadInner);
+        }
+    }
+}

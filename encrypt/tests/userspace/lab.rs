@@ -1,0 +1,203 @@
+//! Two hosts, each with an encrypted network's end.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Output};
+
+use rtnetlink::LinkUnspec;
+use weft_encrypt::esp::Spi;
+use weft_encrypt::keys::{Epoch, SaKey};
+use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
+use weft_encrypt::rotation::{KeyId, SessionId};
+use weft_encrypt::userspace::{IFNAME, Userspace};
+use weft_test_netns::{Ns, ip, join};
+
+pub(crate) const INNER_PORT: u16 = 4790;
+pub(crate) const VNI: u32 = 5000;
+
+/// How the hosts are.
+pub(crate) struct Shape {
+    pub(crate) left: &'static str,
+    pub(crate) right: &'static str,
+    pub(crate) underlay_mtu: u32,
+    pub(crate) mtu: u32,
+}
+
+pub(crate) const V4: Shape = Shape {
+    left: "192.0.2.1",
+    right: "192.0.2.2",
+    underlay_mtu: 1500,
+    mtu: 1408,
+};
+
+pub(crate) const V6: Shape = Shape {
+    left: "2001:db8::1",
+    right: "2001:db8::2",
+    underlay_mtu: 1500,
+    mtu: 1388,
+};
+
+pub(crate) const WIDE: Shape = Shape {
+    underlay_mtu: 9000,
+    mtu: 8908,
+    ..V4
+};
+
+/// A host, its data path and what stands for its containers.
+pub(crate) struct Host {
+    pub(crate) ns: Ns,
+    pub(crate) inside: Ns,
+    pub(crate) end: IpAddr,
+    pub(crate) address: IpAddr,
+    pub(crate) path: Option<Userspace>,
+}
+
+impl Host {
+    pub(crate) fn path(&self) -> &Userspace {
+        self.path.as_ref().unwrap()
+    }
+
+    /// Runs a program in the host's namespace, and expects it to succeed.
+    pub(crate) fn host(&self, command: &str) -> Output {
+        succeed(&self.ns, command)
+    }
+}
+
+pub(crate) fn run(ns: &Ns, command: &str) -> Output {
+    let mut words = command.split_whitespace();
+    let program = words.next().unwrap();
+    ns.run(|| Command::new(program).args(words).output().unwrap())
+}
+
+pub(crate) fn succeed(ns: &Ns, command: &str) -> Output {
+    let output = run(ns, command);
+    assert!(output.status.success(), "{command}: {output:?}");
+    output
+}
+
+/// Two hosts side by side on one network, with everything but keys.
+pub(crate) fn hosts(shape: &Shape) -> (Host, Host) {
+    let (left, right) = (Ns::new(), Ns::new());
+    let length = if ip(shape.left).is_ipv4() { 24 } else { 64 };
+    let (a, b) = (
+        format!("{}/{length}", shape.left),
+        format!("{}/{length}", shape.right),
+    );
+    join("under", (&left, &[&a]), (&right, &[&b]));
+    for ns in [&left, &right] {
+        succeed(ns, &format!("ip link set under mtu {}", shape.underlay_mtu));
+    }
+    (
+        host(left, shape, shape.left, shape.right, "10.9.0.1"),
+        host(right, shape, shape.right, shape.left, "10.9.0.2"),
+    )
+}
+
+fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
+    let inside = Ns::new();
+    let networks = [VNI].into();
+    let spec = PathSpec {
+        local: ip(local),
+        esp_port: ESP_PORT,
+        inner_port: INNER_PORT,
+        underlay_mtu: shape.underlay_mtu,
+        peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
+    };
+    let path = ns.run(|| Userspace::start(spec, None).unwrap());
+    let host = Host {
+        ns,
+        inside,
+        end: ip(local),
+        address: ip(address),
+        path: Some(path),
+    };
+    steer(&host, shape.mtu);
+    attach(&host, shape.mtu, peer);
+    host
+}
+
+/// What the agent does for the device: link settings, and the way into it.
+fn steer(host: &Host, mtu: u32) {
+    let (family, around) = if host.end.is_ipv4() {
+        ("-4", 50)
+    } else {
+        ("-6", 70)
+    };
+    let mtu = mtu + around;
+    host.host(&format!(
+        "ip link set {IFNAME} up mtu {mtu} arp off txqueuelen 24"
+    ));
+    host.ns
+        .0
+        .set_sysctl(&format!("ipv4/conf/{IFNAME}/rp_filter"), "2")
+        .unwrap();
+    if host.end.is_ipv4() {
+        // Without any address the kernel's check of source addresses drops all.
+        host.host(&format!("ip addr add 127.119.102.1/32 dev {IFNAME}"));
+    }
+    for command in [
+        format!("ip {family} rule add pref 50 iif lo ipproto udp dport {INNER_PORT} lookup 4790"),
+        format!("ip {family} route add default dev {IFNAME} table 4790 metric 1"),
+        format!("ip {family} route add blackhole default table 4790 metric 1000"),
+    ] {
+        host.host(&command);
+    }
+}
+
+/// A VXLAN device whose socket is the host's, in the namespace that stands for the containers.
+fn attach(host: &Host, mtu: u32, peer: &str) {
+    let local = host.end;
+    let zero = if local.is_ipv4() {
+        ""
+    } else {
+        " udp6zerocsumtx udp6zerocsumrx"
+    };
+    host.host(&format!(
+        "ip link add vx0 type vxlan id {VNI} local {local} remote {peer} dstport {INNER_PORT}{zero}"
+    ));
+    let inside = host.inside.0.as_fd().as_raw_fd();
+    host.ns.link(|handle| async move {
+        let moved = LinkUnspec::new_with_name("vx0").setns_by_fd(inside).build();
+        handle.link().change(moved).execute().await.unwrap();
+    });
+    succeed(
+        &host.inside,
+        &format!("ip addr add {}/24 dev vx0", host.address),
+    );
+    succeed(&host.inside, &format!("ip link set vx0 up mtu {mtu}"));
+}
+
+/// The name of the association of that number between the peers.
+pub(crate) fn name(peer: IpAddr, number: u32) -> SaName {
+    SaName {
+        peer,
+        key: KeyId {
+            session: SessionId(1),
+            epoch: Epoch(number.into()),
+        },
+        spi: Spi::new(0x1000 + number).unwrap(),
+    }
+}
+
+pub(crate) fn key(number: u32) -> SaKey {
+    SaKey::from_bytes([number.to_le_bytes()[0]; 36])
+}
+
+/// Keys of that number from one to the other: made there before it is used here.
+pub(crate) fn give_key(from: &Host, to: &Host, number: u32) {
+    to.path()
+        .install_inbound(name(from.end, number), key(number))
+        .unwrap();
+    from.path()
+        .switch_outbound(name(to.end, number), key(number))
+        .unwrap();
+}
+
+/// Two hosts that have keys for one another: 1 from left to right, 2 back.
+pub(crate) fn peers(shape: &Shape) -> (Host, Host) {
+    let (left, right) = hosts(shape);
+    give_key(&left, &right, 1);
+    give_key(&right, &left, 2);
+    (left, right)
+}
