@@ -12,6 +12,7 @@ mod consensus;
 pub mod control;
 pub mod identity;
 pub mod model;
+pub mod peering;
 pub mod state;
 mod store;
 pub mod transport;

@@ -199,6 +199,22 @@ impl Subscription {
         }
     }
 
+    /// Waits until a node's row may have changed, passing over everything else; `None` when there
+    /// will be no more changes. May be cancelled without losing anything.
+    pub(crate) async fn next_node_change(&mut self) -> Option<()> {
+        loop {
+            let told = match self.next().await? {
+                WatchItem::Snapshot(_) => true,
+                WatchItem::Changes { changes, .. } => changes
+                    .iter()
+                    .any(|change| matches!(change, Change::Node(_) | Change::NodeGone(_))),
+            };
+            if told {
+                return Some(());
+            }
+        }
+    }
+
     /// The next item if there is one already.
     pub fn try_next(&mut self) -> Option<WatchItem> {
         let shared = self.shared.read().unwrap_or_else(PoisonError::into_inner);

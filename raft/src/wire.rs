@@ -237,6 +237,15 @@ pub(crate) enum Up {
     Report(Report),
 }
 
+/// First frame of a connection for peering, each way. Messages follow as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PeerGreeting {
+    /// From who dialled.
+    Offer,
+    /// From the other side.
+    Accept,
+}
+
 /// Bytes that are encoded in one go, not one by one.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Blob(pub(crate) Vec<u8>);

@@ -52,8 +52,8 @@ pub(super) fn check(caller: &Caller, request: &Request, view: &View) -> Result<(
     }
 }
 
-/// Whether a node may follow the state.
-pub(super) fn check_watch(caller: &Caller, view: &View) -> Result<(), String> {
+/// Whether a node may follow the state, or have a session with this one if it is wanted here.
+pub(super) fn check_member(caller: &Caller, view: &View) -> Result<(), String> {
     match caller {
         Caller::Member { node, .. } => member(*node, view),
         Caller::Stranger => Err("only members may ask for this".to_owned()),

@@ -108,6 +108,7 @@ impl Inner {
             transport,
             group,
             numbers: self.numbers.clone(),
+            peering: self.peering.clone(),
         };
         Running::start(
             parts,

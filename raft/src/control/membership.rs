@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::running::Running;
 use crate::model::Change;
-use crate::watch::{Subscription, WatchItem};
+use crate::watch::WatchItem;
 
 /// The leader looks again after so long even if nothing changed: a step may have failed, or a new
 /// manager may have caught up.
@@ -29,7 +29,7 @@ impl Running {
                     Err(error) => tracing::info!(%error, "the Raft membership stays for now"),
                 }
             }
-            let managers = next_node_change(&mut items);
+            let managers = items.next_node_change();
             if let Ok(None) = tokio::time::timeout(PERIOD, managers).await {
                 return;
             }
@@ -57,21 +57,6 @@ impl Running {
             for node in gone {
                 self.transport.disconnect(node);
             }
-        }
-    }
-}
-
-/// Waits until a node's row changes; `None` when there will be no more changes.
-async fn next_node_change(items: &mut Subscription) -> Option<()> {
-    loop {
-        let told = match items.next().await? {
-            WatchItem::Snapshot(_) => true,
-            WatchItem::Changes { changes, .. } => changes
-                .iter()
-                .any(|change| matches!(change, Change::Node(_) | Change::NodeGone(_))),
-        };
-        if told {
-            return Some(());
         }
     }
 }

@@ -46,6 +46,7 @@ use crate::codec;
 use crate::command::{Applied, Command, JoinSecret, Proposal};
 use crate::identity::{CaDigest, JoinToken};
 use crate::model::{NodeId, Revision, Role, ServiceId, View};
+use crate::peering::Peering;
 use crate::store::DirLock;
 use crate::watch::{Subscription, WatchHub};
 use crate::wire::{Failure, Request, Response, Secret};
@@ -69,6 +70,7 @@ struct Inner {
     hub: WatchHub,
     counters: Arc<Counters>,
     numbers: SourceSlot,
+    peering: Peering,
     running: RwLock<Option<Arc<Running>>>,
     /// Held while the membership changes.
     change: tokio::sync::Mutex<()>,
@@ -125,6 +127,7 @@ impl ControlPlane {
             config,
             counters: Arc::default(),
             numbers: SourceSlot::default(),
+            peering: Peering::default(),
             running: RwLock::new(None),
             change: tokio::sync::Mutex::new(()),
             claim: Mutex::new(Some(claim)),
@@ -262,6 +265,11 @@ impl ControlPlane {
     /// [`ProposeError::NotMember`].
     pub async fn others_numbers(&self, service: ServiceId) -> Result<NumbersOf, ProposeError> {
         Ok(self.inner.member()?.others_numbers(service).await)
+    }
+
+    /// The sessions with other nodes, which last as long as memberships do.
+    pub fn peering(&self) -> Peering {
+        self.inner.peering.clone()
     }
 
     /// How the control plane is doing, as this node sees it.

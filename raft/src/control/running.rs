@@ -16,6 +16,7 @@ use super::{ControlConfig, Member, Timing, server};
 use crate::codec;
 use crate::consensus::Group;
 use crate::model::{NodeId, Role};
+use crate::peering::{self, Door, Keeper, Peering};
 use crate::transport::{CallError, Transport};
 use crate::watch::WatchHub;
 use crate::wire::{Leader, Request, Response};
@@ -47,6 +48,8 @@ pub(crate) struct Running {
     pub(super) numbers: SourceSlot,
     /// Room for questions about what others have counted.
     pub(super) gatherings: Semaphore,
+    /// Where other nodes' connections for peering go.
+    pub(super) door: Door,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -58,6 +61,7 @@ pub(super) struct Parts {
     pub(super) transport: Transport,
     pub(super) group: Option<Group>,
     pub(super) numbers: SourceSlot,
+    pub(super) peering: Peering,
 }
 
 impl Running {
@@ -68,6 +72,7 @@ impl Running {
         hub: WatchHub,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
+        let (door, incoming) = peering::doorway();
         let running = Arc::new(Self {
             member: parts.member,
             hub,
@@ -85,12 +90,20 @@ impl Running {
             forwards: Semaphore::new(FORWARDS),
             numbers: parts.numbers,
             gatherings: Semaphore::new(GATHERINGS),
+            door,
             tasks: Mutex::new(JoinSet::new()),
         });
         running
             .transport
             .serve(Arc::new(server::Server::new(&running)));
         running.spawn(|it| async move { it.keep_probing().await });
+        let keeper = Keeper::new(
+            running.member.node,
+            running.transport.clone(),
+            running.hub.clone(),
+            &parts.peering,
+        );
+        running.spawn(|_| keeper.run(incoming));
         match running.member.role {
             Role::Manager => {
                 running.spawn(|it| async move { it.keep_relaying().await });

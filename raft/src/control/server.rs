@@ -12,7 +12,7 @@ use crate::codec;
 use crate::consensus::{Group, WriteError};
 use crate::identity::Caller;
 use crate::model::{Role, ServiceId};
-use crate::transport::{FrameStream, Handler};
+use crate::transport::{FrameStream, Handler, PeerClose, PeerConnection};
 use crate::wire::{Failure, Leader, Opening, ProbeAnswer, Request, Response, Secret};
 
 /// Bytes that a request takes beside the command in it, at most.
@@ -63,9 +63,31 @@ impl Handler for Server {
             }
         })
     }
+
+    fn peering(&self, caller: Caller, connection: PeerConnection, offer: Bytes) {
+        match self.running.upgrade() {
+            Some(running) => running.admit_peering(caller, connection, &offer),
+            None => connection.close(PeerClose::Ending),
+        }
+    }
 }
 
 impl Running {
+    /// Lets a member's connection for peering in.
+    fn admit_peering(&self, caller: Caller, connection: PeerConnection, offer: &[u8]) {
+        let allowed = self
+            .hub
+            .with_view(|view| authorise::check_member(&caller, view));
+        match allowed {
+            Ok(()) => self.door.enter(connection, offer),
+            Err(reason) => {
+                count(&self.counters.unauthorised);
+                tracing::debug!(?caller, %reason, "peer session refused");
+                connection.close(PeerClose::Refused);
+            }
+        }
+    }
+
     pub(super) async fn answer(&self, caller: Caller, body: &[u8]) -> Response {
         let request = match codec::decode::<Request>(body) {
             Ok(request) => request,

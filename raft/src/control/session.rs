@@ -45,7 +45,7 @@ impl Running {
         let (mut sender, receiver) = stream.split();
         let allowed = self
             .hub
-            .with_view(|view| authorise::check_watch(&caller, view));
+            .with_view(|view| authorise::check_member(&caller, view));
         let (Caller::Member { node, .. }, Ok(())) = (caller, allowed) else {
             count(&self.counters.unauthorised);
             let reason = "not, or no longer, a member of the cluster".to_owned();

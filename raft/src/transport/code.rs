@@ -19,3 +19,9 @@ pub(super) const EXPIRED: VarInt = VarInt::from_u32(5);
 pub(super) const CANCELLED: VarInt = VarInt::from_u32(6);
 /// The request did not lead to an answer in time, or to one that is too large.
 pub(super) const FAILED: VarInt = VarInt::from_u32(7);
+/// No session with this member is wanted, yet or any more.
+pub(super) const NOT_WANTED: VarInt = VarInt::from_u32(8);
+/// Another session with the same member counts.
+pub(super) const SUPERSEDED: VarInt = VarInt::from_u32(9);
+/// This session ends so that a new one, with new secrets, follows.
+pub(super) const RENEWED: VarInt = VarInt::from_u32(10);

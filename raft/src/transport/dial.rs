@@ -167,7 +167,7 @@ fn not_sent(to: SocketAddr, error: &ConnectionError) -> CallError {
     }
 }
 
-fn not_connected(to: SocketAddr, error: &ConnectionError) -> CallError {
+pub(super) fn not_connected(to: SocketAddr, error: &ConnectionError) -> CallError {
     match error {
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
             refused_by_tls(to, error)

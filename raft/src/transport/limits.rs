@@ -15,6 +15,11 @@ pub struct Limits {
     pub max_connections: usize,
     /// Connections that one member has opened to us; one more closes the oldest.
     pub max_connections_per_node: usize,
+    /// Connections for peering that members have opened to us, together.
+    pub max_peerings: usize,
+    /// Connections for peering that one member has opened to us: the one that counts, and what
+    /// comes and goes around it.
+    pub max_peerings_per_node: usize,
     /// Connections of strangers, together.
     pub max_stranger_connections: usize,
     /// Handshakes under way that others began.
@@ -58,6 +63,8 @@ impl Default for Limits {
             max_stranger_streams: 4,
             max_connections: 1024,
             max_connections_per_node: 8,
+            max_peerings: 4096,
+            max_peerings_per_node: 4,
             max_stranger_connections: 64,
             max_handshakes: 128,
             retry_above: 32,

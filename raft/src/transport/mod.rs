@@ -2,7 +2,8 @@
 //!
 //! A call is a bidirectional stream with one frame each way; a stream carries frames both ways
 //! until either side ends it. The first byte of a stream says which of the two it is; a frame is
-//! its length (32 bits, big endian) and its body.
+//! its length (32 bits, big endian) and its body. Connections for peering speak a protocol of
+//! their own: see `peer`.
 
 mod code;
 mod counters;
@@ -12,6 +13,7 @@ mod frame;
 mod inbound;
 mod io;
 mod limits;
+mod peer;
 mod pool;
 mod server;
 mod shared;
@@ -32,7 +34,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub use counters::TransportCounters;
 pub use error::{BindError, CallError, StreamError};
 pub use limits::Limits;
+pub use peer::{ExportError, MAX_PEER_MESSAGE, PeerConnection};
 pub use stream::{FrameReceiver, FrameSender, FrameStream};
+
+pub(crate) use peer::{Exporter, PeerClose, PeerDialError};
 
 use self::counters::Counters;
 use self::dial::unreachable;
@@ -60,6 +65,12 @@ pub trait Handler: Send + Sync + 'static {
         first: Bytes,
         stream: FrameStream,
     ) -> BoxFuture<'_, ()>;
+
+    /// A connection for peering that a member has opened, and what it asks with. It is closed when
+    /// it is dropped, so a handler that does not know peering refuses it.
+    fn peering(&self, _caller: Caller, connection: PeerConnection, _offer: Bytes) {
+        connection.close(PeerClose::NotWanted);
+    }
 }
 
 /// An open connection, for `weft status`.

@@ -14,6 +14,7 @@ use super::counters::Counters;
 use super::frame::Kind;
 use super::inbound::Inbound;
 use super::io::{FrameInput, FrameOutput, InputError};
+use super::peer::{self, PeerPlaces};
 use super::{FrameStream, Handler, Limits, code, plain, tls};
 use crate::identity::Caller;
 
@@ -23,6 +24,7 @@ pub(super) struct Server {
     counters: Arc<Counters>,
     handler: RwLock<Option<Arc<dyn Handler>>>,
     pub(super) inbound: Arc<Inbound>,
+    peerings: PeerPlaces,
     handshakes: Arc<Semaphore>,
     calls: Arc<Semaphore>,
     stranger_calls: Arc<Semaphore>,
@@ -57,6 +59,7 @@ impl Server {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         Self {
             inbound: Arc::new(Inbound::new(limits)),
+            peerings: PeerPlaces::new(limits),
             handler: RwLock::new(None),
             handshakes: semaphore(limits.max_handshakes),
             calls: semaphore(limits.max_calls),
@@ -133,7 +136,11 @@ impl Server {
             caller,
             from,
         };
-        self.serve(session).await;
+        if peer::is_peering(&session.connection) {
+            self.serve_peering(&session).await;
+        } else {
+            self.serve(session).await;
+        }
     }
 
     fn count_failed_handshake(&self, error: &ConnectionError) {
@@ -166,6 +173,34 @@ impl Server {
             }
         }
         drop(place);
+    }
+
+    /// Hands a connection for peering over and keeps its place for as long as it is open.
+    async fn serve_peering(&self, session: &Session) {
+        let connection = &session.connection;
+        let Caller::Member { node, .. } = session.caller else {
+            self.counters.refused_streams.one();
+            return connection.close(code::REFUSED, b"only members may ask for this");
+        };
+        let Some(_place) = self.peerings.enter(node) else {
+            self.counters.overload.one();
+            return connection.close(code::OVERLOADED, b"too many sessions");
+        };
+        let Some(handler) = self.handler() else {
+            return connection.close(code::REFUSED, b"nobody serves this");
+        };
+        self.counters.accepted.one();
+        let accepted = peer::accept(connection, node, &self.counters);
+        match timeout(self.limits.request_timeout, accepted).await {
+            Ok(Some((peer, offer))) => handler.peering(session.caller, peer, offer),
+            Ok(None) => connection.close(code::FAILED, b"no stream"),
+            Err(_) => {
+                self.counters.calls_timed_out.one();
+                connection.close(code::FAILED, b"no request in time");
+            }
+        }
+        drop(handler);
+        connection.closed().await;
     }
 
     /// Until the connection is gone, or nothing was asked for as long as `patience`.

@@ -15,7 +15,7 @@ use super::io::{FrameInput, FrameOutput};
 use super::pool::{Dial, Found, Peer, Pool};
 use super::server::Server;
 use super::socket::CountedSocket;
-use super::tls::{self, Credentials};
+use super::tls::{self, Credentials, Protocol};
 use super::{CallError, Limits, code};
 use crate::model::NodeId;
 
@@ -123,9 +123,18 @@ impl Core {
         to: SocketAddr,
         expect: Option<NodeId>,
     ) -> Result<Peer, CallError> {
+        self.dial_for(to, expect, Protocol::Calls).await
+    }
+
+    pub(super) async fn dial_for(
+        &self,
+        to: SocketAddr,
+        expect: Option<NodeId>,
+        protocol: Protocol,
+    ) -> Result<Peer, CallError> {
         let credentials = self.credentials().ok_or(CallError::NoIdentity)?;
         let (config, verdict) = credentials
-            .client(expect, &self.limits)
+            .client(expect, protocol, &self.limits)
             .map_err(|e| unreachable(to, &e.to_string()))?;
         let connecting = self.endpoint.connect_with(config, to, tls::SERVER_NAME);
         let limit = self.limits.handshake_timeout;

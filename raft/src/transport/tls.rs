@@ -23,6 +23,8 @@ use crate::model::{ClusterId, NodeId};
 
 /// The protocol and its version; a peer that does not speak it is refused in the handshake.
 const ALPN: &[u8] = b"weft/1";
+/// The same for connections that are for peering alone.
+pub(super) const PEERING_ALPN: &[u8] = b"weft-peering/1";
 /// QUIC wants a name; nobody looks at it.
 pub(super) const SERVER_NAME: &str = "node.weft";
 /// Round trip assumed before one was measured. The QUIC default (333 ms) would make the first
@@ -36,12 +38,23 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The same for a stranger, and until it is known who calls.
 const STRANGER_WINDOW: u32 = 256 << 10;
+/// The same for a connection for peering, where messages are small and few.
+const PEERING_WINDOW: u32 = 64 << 10;
 /// Bytes sent and not yet acknowledged that a connection holds.
 const SEND_WINDOW: u64 = 16 << 20;
 /// Handshakes that wait to be looked at, which is before they count as under way.
 const INCOMING_QUEUE: usize = 256;
 /// First packets of one handshake held before it is looked at: a certificate chain and change.
 const INCOMING_BUFFER: u64 = 16 << 10;
+
+/// What a connection that we dial is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// Calls and streams.
+    Calls,
+    /// Peering.
+    Peering,
+}
 
 /// What an identity means for TLS.
 #[derive(Debug)]
@@ -70,12 +83,13 @@ impl Credentials {
     pub(super) fn client(
         &self,
         expect: Option<NodeId>,
+        protocol: Protocol,
         limits: &Limits,
     ) -> Result<(quinn::ClientConfig, Verdict), Error> {
         let wanted = Wanted::Member(self.cluster, expect);
         let (builder, verdict) = client_builder(wanted, self.roots.clone())?;
         let config = builder.with_client_cert_resolver(self.own.clone());
-        Ok((finish_client(config, limits)?, verdict))
+        Ok((finish_client(config, protocol, limits)?, verdict))
     }
 
     /// For being dialled.
@@ -86,7 +100,7 @@ impl Credentials {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(self.own.clone());
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![ALPN.to_vec(), PEERING_ALPN.to_vec()];
         // A resumed session would not look at certificates again.
         tls.send_tls13_tickets = 0;
         tls.session_storage = Arc::new(NoServerSessionStorage {});
@@ -114,7 +128,7 @@ pub(super) fn pinned_client(
     let roots = Arc::new(RootCertStore::empty());
     let (builder, verdict) = client_builder(Wanted::Pinned(*pin), roots)?;
     let config = builder.with_no_client_auth();
-    Ok((finish_client(config, limits)?, verdict))
+    Ok((finish_client(config, Protocol::Calls, limits)?, verdict))
 }
 
 /// What a stranger may not do is allowed once a member is known to be one.
@@ -176,8 +190,16 @@ fn client_builder(
     Ok((builder, verdict))
 }
 
-fn finish_client(mut tls: ClientConfig, limits: &Limits) -> Result<quinn::ClientConfig, Error> {
-    tls.alpn_protocols = vec![ALPN.to_vec()];
+fn finish_client(
+    mut tls: ClientConfig,
+    protocol: Protocol,
+    limits: &Limits,
+) -> Result<quinn::ClientConfig, Error> {
+    let (alpn, window) = match protocol {
+        Protocol::Calls => (ALPN, CONNECTION_WINDOW),
+        Protocol::Peering => (PEERING_ALPN, PEERING_WINDOW),
+    };
+    tls.alpn_protocols = vec![alpn.to_vec()];
     tls.resumption = Resumption::disabled();
     tls.enable_sni = false;
     let tls = QuicClientConfig::try_from(tls).map_err(general)?;
@@ -187,7 +209,7 @@ fn finish_client(mut tls: ClientConfig, limits: &Limits) -> Result<quinn::Client
     // show it that the other side is.
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .receive_window(CONNECTION_WINDOW.into())
+        .receive_window(window.into())
         .keep_alive_interval(Some(limits.keep_alive));
     config.transport_config(Arc::new(transport));
     Ok(config)
