@@ -2,6 +2,7 @@
 
 mod merging;
 mod segmenting;
+mod vectors;
 mod wrapping;
 
 use std::io::IoSlice;
