@@ -15,6 +15,8 @@ mod life;
 mod mesh;
 #[path = "kernel/namespaces.rs"]
 mod namespaces;
+#[path = "kernel/ports.rs"]
+mod ports;
 #[path = "kernel/scale.rs"]
 mod scale;
 #[path = "kernel/wire.rs"]
@@ -35,6 +37,7 @@ fn main() {
         life::CASES,
         mesh::CASES,
         namespaces::CASES,
+        ports::CASES,
         scale::CASES,
         wire::CASES,
         &gateway::CASES.concat(),

@@ -324,6 +324,12 @@ impl Capture {
 impl Frame {
     /// The Ethernet frame inside a VXLAN packet, with its VNI, over either IP version.
     pub(crate) fn inner(&self) -> Option<(u32, &[u8])> {
+        let (port, vni, frame) = self.tunnelled()?;
+        (port == VXLAN_PORT).then_some((vni, frame))
+    }
+
+    /// The same at the next port too, with the port.
+    pub(crate) fn tunnelled(&self) -> Option<(u16, u32, &[u8])> {
         let ether_type = u16::from_be_bytes(self.0.get(12..14)?.try_into().ok()?);
         let (protocol, udp) = match ether_type {
             0x0800 => (self.0.get(23)?, 34),
@@ -331,11 +337,11 @@ impl Frame {
             _ => return None,
         };
         let port = u16::from_be_bytes(self.0.get(udp + 2..udp + 4)?.try_into().ok()?);
-        if *protocol != 17 || port != VXLAN_PORT {
+        if *protocol != 17 || !(VXLAN_PORT..=VXLAN_PORT + 1).contains(&port) {
             return None;
         }
         let vni = u32::from_be_bytes(self.0.get(udp + 12..udp + 16)?.try_into().ok()?) >> 8;
-        Some((vni, self.0.get(udp + 16..)?))
+        Some((port, vni, self.0.get(udp + 16..)?))
     }
 }
 
