@@ -7,6 +7,7 @@ pub mod conntrack;
 mod namespace;
 mod nfnetlink;
 pub mod nft;
+pub mod rtnl;
 mod sockets;
 
 pub use namespace::{

@@ -3,11 +3,11 @@ use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 
 use super::messages::{self, VethEnds};
 use super::observe::get_link;
-use super::rtnl::{Request, RtnlError};
 use super::session::{Place, Session};
 use super::view::link_query;
 use crate::ApplyError;
 use crate::op::{Op, SWITCHES};
+use weft_netns::rtnl::{Request, RtnlError};
 
 /// What became of a list of ops.
 #[derive(Debug, Default)]

@@ -17,10 +17,10 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
-use super::rtnl::{Request, Rtnl, RtnlError};
 use crate::observed::Forward;
 use crate::op::{InnerChange, LinkChange, OUTER_TTL};
 use crate::spec::{Mac, Vtep};
+use weft_netns::rtnl::{Request, Rtnl, RtnlError};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;

@@ -4,7 +4,6 @@ mod apply;
 pub(crate) mod messages;
 pub(crate) mod observe;
 mod probe;
-pub(crate) mod rtnl;
 pub(crate) mod session;
 pub(crate) mod view;
 
@@ -14,12 +13,12 @@ use std::path::Path;
 use weft_netns::{Netns, NetnsError};
 
 use self::apply::{Applied, apply};
-use self::rtnl::Rtnl;
 use self::session::Session;
 use crate::observed::{EndpointNamespace, Observed};
 use crate::plan::{endpoint_faults, names, network_fault, plan};
 use crate::spec::SandboxSpec;
 use crate::{ApplyError, ReconcileReport};
+use weft_netns::rtnl::Rtnl;
 
 pub(crate) use probe::probe;
 

@@ -10,7 +10,6 @@ use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weft_netns::{EntryState, Netns};
 
-use super::rtnl::{Rtnl, RtnlError};
 use super::session::{Place, Session, Unopened, open_endpoint};
 use super::view::{EntryView, LinkView, address, link_query};
 use crate::ApplyError;
@@ -21,6 +20,7 @@ use crate::observed::{
 use crate::op::SWITCHES;
 use crate::plan::names;
 use crate::spec::{LocalEndpoint, SandboxSpec};
+use weft_netns::rtnl::{Rtnl, RtnlError};
 
 impl Session<'_> {
     /// Reads the network's state, and opens what it takes to change it.

@@ -5,10 +5,10 @@ use libc::{EAFNOSUPPORT, EOPNOTSUPP};
 use weft_netns::Netns;
 
 use super::messages::{self, VethEnds};
-use super::rtnl::{Request, Rtnl, RtnlError};
 use crate::plan::names;
 use crate::spec::{Mac, Vtep};
 use crate::{Feature, Features};
+use weft_netns::rtnl::{Request, Rtnl, RtnlError};
 
 const MTU: u32 = 1450;
 

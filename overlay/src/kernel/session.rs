@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use weft_netns::{EntryState, Identity, Netns, NetnsError, entry_state};
 
-use super::rtnl::Rtnl;
 use crate::ApplyError;
 use crate::spec::NetnsRef;
+use weft_netns::rtnl::Rtnl;
 
 /// Everything that is held open while one network is looked at and changed.
 pub(crate) struct Session<'a> {

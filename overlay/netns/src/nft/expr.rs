@@ -189,6 +189,12 @@ pub enum Expr {
         /// Where to.
         register: Register,
     },
+    /// Loads whether the packet's route goes through a transformation (XFRM), of which it is still ahead:
+    /// one byte, 1 or 0.
+    RouteTransformed {
+        /// Where to.
+        register: Register,
+    },
     /// Loads two bytes in network order that the register has in host order.
     NetworkOrder {
         /// Which.
@@ -266,6 +272,8 @@ impl MetaKey {
     pub const NFPROTO: Self = Self(15);
     /// Transport protocol, one byte.
     pub const L4PROTO: Self = Self(16);
+    /// Whether the packet came out of a transformation (XFRM): one byte, 1 or 0.
+    pub const TRANSFORMED: Self = Self(25);
 }
 
 /// The kernel's number of a property of a flow (`enum nft_ct_keys`).

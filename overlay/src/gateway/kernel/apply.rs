@@ -10,12 +10,12 @@ use crate::gateway::op::{Op, Place};
 use crate::kernel::messages as link_messages;
 use crate::kernel::messages::VethEnds;
 use crate::kernel::observe::get_link;
-use crate::kernel::rtnl::{Request, Rtnl, RtnlError};
 use crate::kernel::session::{self, Unopened};
 use crate::kernel::view::link_query;
 use crate::op::SWITCHES;
 use crate::plan::names;
 use crate::spec::NetnsRef;
+use weft_netns::rtnl::{Request, Rtnl, RtnlError};
 
 /// What became of a list of ops.
 #[derive(Debug, Default)]

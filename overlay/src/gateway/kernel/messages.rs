@@ -14,7 +14,7 @@ use rtnetlink::LinkUnspec;
 
 use crate::gateway::observed::{Action, Family, Route, Rule, Select};
 use crate::kernel::messages::{change, request};
-use crate::kernel::rtnl::Request;
+use weft_netns::rtnl::Request;
 
 pub(super) fn isolate(name: &str) -> Request {
     let isolated = InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)]);

@@ -19,12 +19,12 @@ use crate::gateway::plan::switches;
 use crate::gateway::spec::GatewaySpec;
 use crate::host::is_own_link;
 use crate::kernel::observe::{addresses, get_link, links, tuned};
-use crate::kernel::rtnl::{Rtnl, RtnlError};
 use crate::kernel::session::{Place, Unopened};
 use crate::kernel::view::{LinkView, link_query};
 use crate::observed::{Bridge, Inner, Peer};
 use crate::plan::names;
 use crate::spec::NetnsRef;
+use weft_netns::rtnl::{Rtnl, RtnlError};
 
 /// Reads the gateway's state, and opens what it takes to change it.
 pub(super) fn observe(session: &mut Session<'_>) -> Result<Observed, ApplyError> {

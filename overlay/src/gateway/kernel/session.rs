@@ -6,10 +6,10 @@ use super::doing;
 use crate::ApplyError;
 use crate::gateway::spec::GatewaySpec;
 use crate::kernel::observe::{get_link, namespace_id};
-use crate::kernel::rtnl::{Rtnl, RtnlError};
 use crate::kernel::session::{Place, Unopened, open_endpoint};
 use crate::kernel::view::{LinkView, link_query};
 use crate::spec::NetnsRef;
+use weft_netns::rtnl::{Rtnl, RtnlError};
 
 /// Everything that is held open while the gateway is looked at and changed. Containers are opened one
 /// after the other: a host may have more of them than this process may have open files.

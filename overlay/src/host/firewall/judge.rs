@@ -220,6 +220,7 @@ impl Walk<'_> {
             | Expr::Hash { register, .. }
             | Expr::RouteType { register }
             | Expr::RouteSegment { register }
+            | Expr::RouteTransformed { register }
             | Expr::NetworkOrder { register } => {
                 registers.load(*register, None);
                 Fits::Yes

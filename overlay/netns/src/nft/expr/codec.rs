@@ -44,6 +44,8 @@ const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 /// `NFT_RT_TCPMSS`.
 const ROUTE_SEGMENT: u32 = 3;
+/// `NFT_RT_XFRM`.
+const ROUTE_TRANSFORMED: u32 = 4;
 /// `NFT_BYTEORDER_HTON`.
 const TO_NETWORK_ORDER: u32 = 1;
 /// `NFT_EXTHDR_OP_TCPOPT`.
@@ -98,7 +100,7 @@ impl Expr {
             Self::DestinationNat { .. } | Self::SourceNat { .. } => "nat",
             Self::Masquerade => "masq",
             Self::RejectPort | Self::RejectReset => "reject",
-            Self::RouteSegment { .. } => "rt",
+            Self::RouteSegment { .. } | Self::RouteTransformed { .. } => "rt",
             Self::NetworkOrder { .. } => "byteorder",
             Self::LowerSegment { .. } => "exthdr",
             Self::Counter(_) => "counter",
@@ -181,6 +183,10 @@ impl Expr {
             | Self::SourceNat { .. } => self.write_numbers(data),
             Self::RouteSegment { .. } | Self::NetworkOrder { .. } | Self::LowerSegment { .. } => {
                 self.write_segment(data);
+            }
+            Self::RouteTransformed { register } => {
+                data.u32(1, register.0);
+                data.u32(2, ROUTE_TRANSFORMED);
             }
             Self::Masquerade | Self::Other(_) => {}
         }
@@ -419,6 +425,9 @@ impl Expr {
             "nat" => data.nat()?.unwrap_or(Self::Other(name)),
             "masq" if data.get(1)?.is_none() && data.get(2)?.is_none() => Self::Masquerade,
             "rt" if data.u32(2)? == ROUTE_SEGMENT => Self::RouteSegment {
+                register: Register(data.u32(1)?),
+            },
+            "rt" if data.u32(2)? == ROUTE_TRANSFORMED => Self::RouteTransformed {
                 register: Register(data.u32(1)?),
             },
             "byteorder" if data.is_to_network_order()? => Self::NetworkOrder {

@@ -181,6 +181,7 @@ fn every_expression_reads_as_it_was_written() {
         Expr::RejectPort,
         Expr::RejectReset,
         Expr::RouteSegment { register },
+        Expr::RouteTransformed { register },
         Expr::NetworkOrder { register },
         Expr::LowerSegment { register },
         Expr::Other("limit".into()),

@@ -1,6 +1,9 @@
+//! A blocking rtnetlink socket, for links, addresses, routes, rules and neighbours.
+
 use std::io;
 use std::time::Duration;
 
+use crate::Netns;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NlaBuffer, NlasIterator,
@@ -10,7 +13,6 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 use thiserror::Error;
-use weft_netns::Netns;
 
 /// Requests sent in one go before their acknowledgements are read. An acknowledgement takes up to
 /// about 1 kB of a receive buffer that is 208 KiB unless the administrator said otherwise.
@@ -37,34 +39,41 @@ const ATTRIBUTE_TEXT: u16 = 1;
 /// Blocking: the kernel performs a request while it is being sent, so there is nothing to wait for,
 /// and many requests go into one system call, which an async connection cannot do.
 #[derive(Debug)]
-pub(crate) struct Rtnl {
+pub struct Rtnl {
     socket: Socket,
     sequence: u32,
 }
 
 /// One change to be acknowledged.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) message: RouteNetlinkMessage,
+pub struct Request {
+    /// What is asked for.
+    pub message: RouteNetlinkMessage,
     /// Besides `NLM_F_REQUEST | NLM_F_ACK`.
-    pub(crate) flags: u16,
+    pub flags: u16,
     /// Error numbers that mean that the end state is there already.
-    pub(crate) tolerate: &'static [i32],
+    pub tolerate: &'static [i32],
 }
 
 /// A request that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum RtnlError {
+pub enum RtnlError {
     /// The kernel refused it.
     #[error("{}", refusal(*errno, text))]
-    Refused { errno: i32, text: String },
+    Refused {
+        /// Its error number.
+        errno: i32,
+        /// Its words; empty when it has none.
+        text: String,
+    },
     /// The socket failed.
     #[error("netlink: {0}")]
     Socket(String),
 }
 
 impl RtnlError {
-    pub(crate) fn errno(&self) -> Option<i32> {
+    /// The kernel's error number, where it refused.
+    pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Socket(_) => None,
@@ -88,12 +97,20 @@ fn refusal(errno: i32, text: &str) -> String {
 }
 
 impl Rtnl {
-    pub(crate) fn open(netns: &Netns) -> Result<Self, String> {
+    /// Opens a socket in a namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the socket cannot be made; in words.
+    pub fn open(netns: &Netns) -> Result<Self, String> {
         let socket = netns.netlink(NETLINK_ROUTE).map_err(|e| e.to_string())?;
         Self::new(socket).map_err(|e| e.to_string())
     }
 
-    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
+    /// Takes a bound socket.
+    ///
+    /// # Errors
+    /// When an option cannot be set, on kernels before 4.12.
+    pub fn new(socket: Socket) -> io::Result<Self> {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
         // Without it the acknowledgement of a refusal repeats the whole request.
@@ -107,12 +124,18 @@ impl Rtnl {
 
     /// Lets the kernel take a dump's filters for what they are instead of ignoring them
     /// (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
-    pub(crate) fn strict(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the kernel does not know the option.
+    pub fn strict(&self) -> io::Result<()> {
         self.socket.set_netlink_get_strict_chk(true)
     }
 
     /// Performs one change.
-    pub(crate) fn change(&mut self, request: &Request) -> Result<(), RtnlError> {
+    ///
+    /// # Errors
+    /// When it is refused for another reason than those that the request tolerates.
+    pub fn change(&mut self, request: &Request) -> Result<(), RtnlError> {
         match self.change_all(std::slice::from_ref(request)).pop() {
             Some(result) => result,
             None => Err(RtnlError::Socket("no answer".to_owned())),
@@ -120,7 +143,7 @@ impl Rtnl {
     }
 
     /// Performs changes in order, whether or not earlier ones are refused; one result each.
-    pub(crate) fn change_all(&mut self, requests: &[Request]) -> Vec<Result<(), RtnlError>> {
+    pub fn change_all(&mut self, requests: &[Request]) -> Vec<Result<(), RtnlError>> {
         let mut results = Vec::with_capacity(requests.len());
         for batch in requests.chunks(BATCH_MAX) {
             results.extend(self.change_batch(batch));
@@ -174,8 +197,12 @@ impl Rtnl {
         Ok(())
     }
 
-    /// Asks for one object; `None` if there is no such object.
-    pub(crate) fn get(
+    /// Asks for one object; `None` if there is no such object, which the kernel says by one of the
+    /// error numbers `absent`.
+    ///
+    /// # Errors
+    /// [`RtnlError`].
+    pub fn get(
         &mut self,
         message: RouteNetlinkMessage,
         absent: &[i32],
@@ -204,7 +231,10 @@ impl Rtnl {
     }
 
     /// Asks for all objects of a kind.
-    pub(crate) fn dump(
+    ///
+    /// # Errors
+    /// [`RtnlError`], also when they never stand still.
+    pub fn dump(
         &mut self,
         message: &RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, RtnlError> {
