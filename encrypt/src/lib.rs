@@ -11,16 +11,16 @@
 //! - [`mtu`]: what is left of the underlay's MTU.
 //! - [`offload`]: super-packets taken apart and put together, checksums, virtio network headers.
 //! - [`path`]: what a data path has to be and is, whichever it is.
+//! - [`host`]: what the host has around a data path, so that nothing is ever in clear.
 //! - [`userspace`]: the data path of this process: a TAP, a UDP socket and threads between them.
 //! - Counters of packets dropped, by [cause](Refusal).
 //!
-//! All but the data paths is pure: buffers, times, key material and SPIs come from the caller.
+//! All but the last two is pure: buffers, times, key material and SPIs come from the caller.
 //!
 //! # What is not here
 //! No other crate of weft uses this one so far, **weft encrypts no network, and has no option that
 //! would say so**. Missing are the kernel's data path, whoever takes the secret from the agents'
-//! sessions and carries [`rotation`]'s messages over them, and everything that makes an encrypted
-//! network fail closed.
+//! sessions and carries [`rotation`]'s messages over them.
 //!
 //! It speaks kernel words (addresses, ports, SPIs) and depends on no crate of the workspace
 //! but `weft-netns`.
@@ -28,6 +28,7 @@
 mod aead;
 mod counters;
 pub mod esp;
+pub mod host;
 pub mod inner;
 pub mod keys;
 pub mod mtu;
