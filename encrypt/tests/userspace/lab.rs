@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rtnetlink::LinkUnspec;
 use weft_encrypt::esp::Spi;
@@ -11,7 +13,7 @@ use weft_encrypt::keys::{Epoch, SaKey};
 use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
 use weft_encrypt::userspace::{IFNAME, Userspace};
-use weft_test_netns::{Ns, ip, join};
+use weft_test_netns::{DEADLINE, Ns, ip, join};
 
 pub(crate) const INNER_PORT: u16 = 4790;
 pub(crate) const VNI: u32 = 5000;
@@ -51,6 +53,7 @@ pub(crate) struct Host {
     pub(crate) end: IpAddr,
     pub(crate) address: IpAddr,
     pub(crate) path: Option<Userspace>,
+    pub(crate) spec: PathSpec,
 }
 
 impl Host {
@@ -78,6 +81,14 @@ pub(crate) fn succeed(ns: &Ns, command: &str) -> Output {
 
 /// Two hosts side by side on one network, with everything but keys.
 pub(crate) fn hosts(shape: &Shape) -> (Host, Host) {
+    let (left, right) = wired(shape);
+    (
+        host(left, shape, shape.left, shape.right, "10.9.0.1"),
+        host(right, shape, shape.right, shape.left, "10.9.0.2"),
+    )
+}
+
+fn wired(shape: &Shape) -> (Ns, Ns) {
     let (left, right) = (Ns::new(), Ns::new());
     let length = if ip(shape.left).is_ipv4() { 24 } else { 64 };
     let (a, b) = (
@@ -88,9 +99,41 @@ pub(crate) fn hosts(shape: &Shape) -> (Host, Host) {
     for ns in [&left, &right] {
         succeed(ns, &format!("ip link set under mtu {}", shape.underlay_mtu));
     }
+    (left, right)
+}
+
+/// Two hosts of which the left one is behind an address translator, that gives it another port.
+pub(crate) fn translated() -> (Host, Host, Ns) {
+    const INSIDE: Shape = Shape {
+        left: "10.1.1.1",
+        ..V4
+    };
+    let (left, right, translator) = (Ns::new(), Ns::new(), Ns::new());
+    join(
+        "under",
+        (&left, &["10.1.1.1/24"]),
+        (&translator, &["10.1.1.254/24"]),
+    );
+    join(
+        "out",
+        (&translator, &["192.0.2.254/24"]),
+        (&right, &["192.0.2.2/24"]),
+    );
+    succeed(&left, "ip route add default via 10.1.1.254");
+    // The check of source addresses wants a route to them, any.
+    succeed(&right, "ip route add default via 192.0.2.254");
+    translator.0.set_sysctl("ipv4/ip_forward", "1").unwrap();
+    for command in [
+        "nft add table ip nat",
+        "nft add chain ip nat post { type nat hook postrouting priority 100 ; }",
+        "nft add rule ip nat post oifname out udp sport 4500 masquerade to :20000-20010",
+    ] {
+        succeed(&translator, command);
+    }
     (
-        host(left, shape, shape.left, shape.right, "10.9.0.1"),
-        host(right, shape, shape.right, shape.left, "10.9.0.2"),
+        host(left, &INSIDE, INSIDE.left, INSIDE.right, "10.9.0.1"),
+        host(right, &INSIDE, INSIDE.right, INSIDE.left, "10.9.0.2"),
+        translator,
     )
 }
 
@@ -104,13 +147,14 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
         underlay_mtu: shape.underlay_mtu,
         peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
     };
-    let path = ns.run(|| Userspace::start(spec, None).unwrap());
+    let path = ns.run(|| Userspace::start(spec.clone(), None).unwrap());
     let host = Host {
         ns,
         inside,
         end: ip(local),
         address: ip(address),
         path: Some(path),
+        spec,
     };
     steer(&host, shape.mtu);
     attach(&host, shape.mtu, peer);
@@ -192,6 +236,15 @@ pub(crate) fn give_key(from: &Host, to: &Host, number: u32) {
     from.path()
         .switch_outbound(name(to.end, number), key(number))
         .unwrap();
+}
+
+/// Waits until it is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < DEADLINE, "not so in time: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Two hosts that have keys for one another: 1 from left to right, 2 back.

@@ -1,21 +1,35 @@
 //! The user-space data path between two hosts that are network namespaces, with the kernel's VXLAN
 //! devices and fixed keys. `ip` makes what the agent makes otherwise.
 //!
-//! Whoever runs it needs access to `/dev/net/tun`.
+//! On a machine where `/dev/net/tun` is root's alone (udev makes it everybody's), an ordinary user's
+//! data path cannot start: then it is the case that it says so.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod capture;
+mod hostile;
 mod lab;
+mod life;
 mod traffic;
+
+use std::fs::OpenOptions;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
     weft_test_netns::isolate();
-    let trials = traffic::CASES.iter().map(|(name, case)| {
-        Trial::test(*name, move || {
+    let cases = if OpenOptions::new().write(true).open("/dev/net/tun").is_ok() {
+        [traffic::CASES, hostile::CASES, life::CASES].concat()
+    } else {
+        eprintln!("/dev/net/tun cannot be opened by this user");
+        vec![(
+            "without_the_device_it_says_so",
+            life::without_the_device_it_says_so as fn(),
+        )]
+    };
+    let trials = cases.into_iter().map(|(name, case)| {
+        Trial::test(name, move || {
             case();
             Ok(())
         })

@@ -7,7 +7,7 @@ use std::thread;
 use weft_encrypt::path::ESP_PORT;
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, V4, V6, WIDE, peers, run};
+use crate::lab::{Host, V4, V6, WIDE, peers, run, until};
 
 /// What streams consist of.
 const PATTERN: &[u8; 29] = b"this must be seen by no one. ";
@@ -38,6 +38,13 @@ pub(crate) fn ping(from: &Host, to: &Host, count: u32, options: &str) -> u32 {
         .unwrap_or_else(|| panic!("{text}"))
 }
 
+/// Pings until one comes back: address resolution, which is the kernels' own, may take a try.
+pub(crate) fn meet(left: &Host, right: &Host) {
+    until("they reach one another", || {
+        ping(left, right, 1, "-W 1") == 1
+    });
+}
+
 /// Sends so many bytes over one connection and expects them to arrive as they were.
 pub(crate) fn stream(from: &Host, to: &Host, bytes: usize) {
     let listener = to
@@ -63,6 +70,7 @@ pub(crate) fn stream(from: &Host, to: &Host, bytes: usize) {
 fn nothing_but_esp_is_on_the_underlay() {
     let (left, right) = peers(&V4);
     let capture = Capture::start(&left.ns, "under");
+    meet(&left, &right);
     assert_eq!(ping(&left, &right, 5, "-i 0.05"), 5);
     stream(&left, &right, 5_000_000);
     stream(&right, &left, 5_000_000);
@@ -86,12 +94,14 @@ fn nothing_but_esp_is_on_the_underlay() {
 
 fn a_stream_goes_through_ipv6() {
     let (left, right) = peers(&V6);
+    meet(&left, &right);
     assert_eq!(ping(&left, &right, 2, "-i 0.05 -M do -s 1360"), 2);
     stream(&left, &right, 5_000_000);
 }
 
 fn a_stream_goes_through_a_wide_underlay() {
     let (left, right) = peers(&WIDE);
+    meet(&left, &right);
     assert_eq!(ping(&left, &right, 2, "-i 0.05 -M do -s 8880"), 2);
     stream(&left, &right, 20_000_000);
 }
