@@ -28,6 +28,7 @@ mod t70_quickstart;
 mod t70_spread;
 mod t71_rolling;
 mod t72_published;
+mod t80_encrypted;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         t70_spread::CASES,
         t71_rolling::CASES,
         t72_published::CASES,
+        t80_encrypted::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {
