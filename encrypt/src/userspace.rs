@@ -18,6 +18,7 @@
 mod engine;
 mod hand_over;
 mod keepalive;
+mod probe;
 mod receive;
 mod socket;
 mod sys;
@@ -65,6 +66,11 @@ pub enum StartError {
         /// By the kernel.
         source: io::Error,
     },
+    /// Super-packets of UDP tunnels do not pass.
+    #[error(
+        "super-packets of udp tunnels do not pass taps of this kernel (Linux 6.17 and later): {0}"
+    )]
+    Probe(String),
     /// The UDP socket.
     #[error("udp socket at {local} cannot be used: {source}")]
     Socket {
@@ -232,6 +238,7 @@ fn open(local: SocketAddr) -> Result<Pairs, StartError> {
     } else {
         cores.min(MOST_THREADS)
     };
+    probe::probe().map_err(StartError::Probe)?;
     let taps = Tap::open(count).map_err(|(what, source)| StartError::Tap { what, source })?;
     let sockets =
         EspSocket::open(local, count).map_err(|source| StartError::Socket { local, source })?;
