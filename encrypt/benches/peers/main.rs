@@ -29,6 +29,7 @@ mod strongswan;
 mod subject;
 mod table;
 mod vxlan;
+mod weft;
 mod wireguard;
 mod world;
 

@@ -8,7 +8,7 @@ use weft_test_netns::Ns;
 
 use crate::options::Options;
 use crate::world::{HOSTS, World};
-use crate::{load, nebula, shell, strongswan, vxlan, wireguard};
+use crate::{load, nebula, shell, strongswan, vxlan, weft, wireguard};
 
 /// A path from one end to another.
 pub(crate) struct Subject {
@@ -26,6 +26,7 @@ type Make = fn(&World, &'static str) -> Result<Subject, String>;
 const SUBJECTS: &[(&str, Make)] = &[
     ("host", host),
     (vxlan::PLAIN, vxlan::plain),
+    ("weft", weft::userspace),
     ("gotatun", wireguard::gotatun),
     ("boringtun", wireguard::boringtun),
     ("wireguard-go", wireguard::wireguard_go),

@@ -11,7 +11,7 @@ use crate::world::{HOSTS, World};
 /// What others are measured by.
 pub(crate) const PLAIN: &str = "vxlan";
 /// Bytes that VXLAN adds over IPv4.
-const OVERHEAD: u32 = 50;
+pub(crate) const OVERHEAD: u32 = 50;
 
 /// VXLAN in clear.
 pub(crate) fn plain(world: &World, name: &'static str) -> Result<Subject, String> {
