@@ -7,6 +7,7 @@
 //! - [`replay`]: the replay window and extended sequence numbers.
 //! - [`keys`]: keys from what a TLS session exports.
 //! - [`rotation`]: how two peers change keys, and sessions, without losing a packet.
+//! - [`forwarding`]: where frames go, and answers to ARP and ND, without the kernel's VXLAN device.
 //! - [`inner`]: the VXLAN datagram that is wrapped.
 //! - [`mtu`]: what is left of the underlay's MTU.
 //! - [`offload`]: super-packets taken apart and put together, checksums, virtio network headers.
@@ -28,6 +29,7 @@
 mod aead;
 mod counters;
 pub mod esp;
+pub mod forwarding;
 pub mod host;
 pub mod inner;
 pub mod keys;

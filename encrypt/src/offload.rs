@@ -15,7 +15,7 @@
 
 pub mod checksum;
 mod coalesce;
-mod frame;
+pub(crate) mod frame;
 pub mod outer;
 mod rejection;
 mod segment;
@@ -24,7 +24,7 @@ pub mod vnet;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
-mod test_frames;
+pub(crate) mod test_frames;
 #[cfg(test)]
 mod tests;
 

@@ -10,6 +10,8 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 const ETHERNET: usize = 14;
 /// 802.1Q and 802.1ad tags that are looked behind.
 const MOST_TAGS: usize = 2;
+/// Odd, with bits of no pattern (2^64 divided by the golden ratio).
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// TCP or UDP in IP in an Ethernet frame, not fragmented, all lengths right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,24 @@ impl Frame {
         } else {
             self.ip + 12..self.ip + 20
         }
+    }
+
+    /// Hash of addresses, ports and protocol; its high bits are the best ones.
+    ///
+    /// Those who can choose them can make flows share a hash, so nothing but speed may depend on it.
+    pub(crate) fn flow(&self, frame: &[u8]) -> u64 {
+        let addresses = frame.get(self.addresses()).unwrap_or_default();
+        let ports = frame.get(self.transport..self.transport + 4);
+        let (addresses, _) = addresses.as_chunks::<4>();
+        let (ports, _) = ports.unwrap_or_default().as_chunks::<4>();
+        let words = addresses.iter().chain(ports);
+        words
+            .fold(u64::from(self.protocol), |hash, word| {
+                (hash ^ u64::from(u32::from_ne_bytes(*word)))
+                    .wrapping_mul(MIX)
+                    .rotate_left(29)
+            })
+            .wrapping_mul(MIX)
     }
 
     /// Where the checksum is in the transport header.

@@ -7,8 +7,6 @@ use crate::offload::outer::ETHERNET;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
-/// Odd, with bits of no pattern (2^64 divided by the golden ratio).
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What a frame is.
 #[derive(Debug)]
@@ -48,7 +46,7 @@ impl Candidate {
                 Look::Unknown
             };
         };
-        let flow = hash(&shape, frame);
+        let flow = shape.flow(frame);
         match Self::find(shape, flow, frame, config) {
             Some(candidate) => Look::Candidate(candidate),
             None => Look::Flow(flow),
@@ -120,22 +118,4 @@ fn is_undamaged(shape: &Frame, frame: &[u8]) -> bool {
     };
     let pseudo = checksum::pseudo(addresses, shape.protocol, segment.len());
     checksum::is_right(checksum::add(pseudo, checksum::sum(segment)))
-}
-
-/// Hash of addresses, ports and protocol. Those who can choose them can only keep their own frames,
-/// and those of flows that they guess, from being merged.
-fn hash(shape: &Frame, frame: &[u8]) -> u64 {
-    let ports = frame.get(shape.transport..shape.transport + 4);
-    let addresses = frame.get(shape.addresses());
-    let (words, _) = addresses.unwrap_or_default().as_chunks::<4>();
-    let (ports, _) = ports.unwrap_or_default().as_chunks::<4>();
-    words
-        .iter()
-        .chain(ports)
-        .fold(u64::from(shape.protocol), |hash, word| {
-            (hash ^ u64::from(u32::from_ne_bytes(*word)))
-                .wrapping_mul(MIX)
-                .rotate_left(29)
-        })
-        .wrapping_mul(MIX)
 }
