@@ -21,6 +21,7 @@ use self::firewall::Generation;
 use super::host_ports::HostPorts;
 use crate::api::lookup;
 use crate::api::types::Port;
+use crate::translate;
 
 /// Everything is looked at again this often.
 const LOOK: Duration = Duration::from_secs(30);
@@ -147,13 +148,16 @@ impl Keeper {
     async fn read_firewall(&mut self, id: NodeId) {
         let known = self.control.with_view(|view| {
             let row: Arc<Node> = view.nodes.get(&id)?.clone();
-            Some((row, view.cluster.as_ref()?.data_path_port))
+            let cluster = view.cluster.as_ref()?;
+            let encrypted = view.networks.values().any(|network| network.encrypted);
+            let inner = encrypted.then(|| translate::inner_port(cluster));
+            Some((row, cluster.data_path_port, inner))
         });
-        let Some((row, tunnels)) = known else {
+        let Some((row, tunnels, inner)) = known else {
             return;
         };
         match host::facts().await {
-            Ok(facts) => self.firewall = firewall::lines(facts, &row, tunnels).await,
+            Ok(facts) => self.firewall = firewall::lines(facts, &row, tunnels, inner).await,
             Err(error) => debug!(%error, "the host's links could not be read"),
         }
     }

@@ -98,7 +98,7 @@ fn vtep(cluster: &Cluster, network: &Network, here: &Node) -> Vtep {
 }
 
 /// UDP port of what ESP carries: the one after the data-path port. It is never on the underlay.
-fn inner_port(cluster: &Cluster) -> u16 {
+pub(crate) fn inner_port(cluster: &Cluster) -> u16 {
     // Data-path ports end at 49151.
     cluster.data_path_port.saturating_add(1)
 }

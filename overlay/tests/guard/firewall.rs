@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use weft_overlay::host::firewall::{Keeper, Obstacle, Passing, Traffic, obstacles};
+use weft_overlay::host::firewall::{Encrypted, Keeper, Obstacle, Passing, Traffic, obstacles};
 
 use super::ns::Ns;
 
@@ -20,6 +20,11 @@ const PASSING: Passing<'_> = Passing {
     gateway: "weft-gw",
     tunnels: 4789,
     control: 2377,
+    encrypted: Some(Encrypted {
+        esp: 4500,
+        inner: 4790,
+        device: "wf-esp",
+    }),
     links: &[],
 };
 
@@ -97,7 +102,11 @@ fn filters_that_drop_are_found_and_their_remedies_work() {
     for (ruleset, told, drops) in [
         (DOCKER, "ip filter FORWARD", vec![Traffic::Published]),
         (GUIDE, "inet mine forward", vec![Traffic::Published]),
-        (GUIDE, "inet mine input", vec![Traffic::Tunnels]),
+        (
+            GUIDE,
+            "inet mine input",
+            vec![Traffic::Tunnels, Traffic::Sealed, Traffic::Opened],
+        ),
         (
             "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }",
             "ip filter FORWARD",
@@ -111,7 +120,18 @@ fn filters_that_drop_are_found_and_their_remedies_work() {
         (
             "table inet f { chain c { type filter hook input priority 0; policy drop; } }",
             "inet f c",
-            vec![Traffic::Tunnels, Traffic::Control],
+            vec![
+                Traffic::Tunnels,
+                Traffic::Control,
+                Traffic::Sealed,
+                Traffic::Opened,
+            ],
+        ),
+        // Of who lets ESP in, and not what was in it.
+        (
+            "table inet f { chain c { type filter hook input priority 0; policy drop; iifname eth0 accept; } }",
+            "inet f c",
+            vec![Traffic::Opened],
         ),
     ] {
         let ns = host(ruleset);

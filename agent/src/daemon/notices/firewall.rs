@@ -3,10 +3,12 @@
 use std::fs;
 
 use tracing::debug;
+use weft_encrypt::host::TAP;
+use weft_encrypt::path::ESP_PORT;
 use weft_netns::nft::NftSocket;
 use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
 use weft_overlay::host::HostFacts;
-use weft_overlay::host::firewall::{Obstacle, Passing, Traffic, obstacles};
+use weft_overlay::host::firewall::{Encrypted, Obstacle, Passing, Traffic, obstacles};
 use weft_raft::model::Node;
 
 use crate::translate::services::published::MESH_IF;
@@ -33,8 +35,14 @@ impl Generation {
     }
 }
 
-/// A line for each of others' chains that drops what weft needs to pass.
-pub(super) async fn lines(facts: HostFacts, row: &Node, tunnels: u16) -> Vec<String> {
+/// A line for each of others' chains that drops what weft needs to pass. `tunnels` is the port of
+/// those in clear, and `inner` of those in ESP, if there are any.
+pub(super) async fn lines(
+    facts: HostFacts,
+    row: &Node,
+    tunnels: u16,
+    inner: Option<u16>,
+) -> Vec<String> {
     let (data_path, control) = (row.data_path_addr, row.addr.port());
     let read = move || {
         let outside = facts.link_for(data_path);
@@ -44,6 +52,11 @@ pub(super) async fn lines(facts: HostFacts, row: &Node, tunnels: u16) -> Vec<Str
             gateway: GATEWAY_IF,
             tunnels,
             control,
+            encrypted: inner.map(|inner| Encrypted {
+                esp: ESP_PORT,
+                inner,
+                device: TAP,
+            }),
             links: &facts.links,
         };
         let found = obstacles(&passing).unwrap_or_else(|error| {
@@ -62,6 +75,8 @@ fn line(obstacle: &Obstacle, passing: &Passing<'_>) -> String {
         Traffic::Published => "connections to published ports".to_owned(),
         Traffic::Tunnels => format!("tunnels ({}/udp)", passing.tunnels),
         Traffic::Control => format!("other agents ({}/udp)", passing.control),
+        Traffic::Sealed => format!("encrypted tunnels ({ESP_PORT}/udp)"),
+        Traffic::Opened => format!("what these carry ({} of {TAP})", inner(passing)),
     };
     let what: Vec<String> = obstacle.drops.iter().map(what).collect();
     let drops = match obstacle.sure {
@@ -76,6 +91,11 @@ fn line(obstacle: &Obstacle, passing: &Passing<'_>) -> String {
         obstacle.table,
         obstacle.remedy(passing)
     )
+}
+
+fn inner(passing: &Passing<'_>) -> String {
+    let port = passing.encrypted.map(|by| by.inner);
+    port.map_or_else(String::new, |port| format!("{port}/udp"))
 }
 
 /// Its rules cannot be read without its own interface to the kernel.

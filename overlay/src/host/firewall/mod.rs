@@ -34,8 +34,21 @@ pub struct Passing<'a> {
     pub tunnels: u16,
     /// UDP port of the control plane.
     pub control: u16,
+    /// How tunnels come in that are encrypted, if there are any.
+    pub encrypted: Option<Encrypted<'a>>,
     /// The host's links.
     pub links: &'a [HostLink],
+}
+
+/// How encrypted tunnels come in: twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encrypted<'a> {
+    /// UDP port of ESP.
+    pub esp: u16,
+    /// UDP port of what was in it.
+    pub inner: u16,
+    /// The device that this comes in by.
+    pub device: &'a str,
 }
 
 /// A kind of packets.
@@ -47,6 +60,10 @@ pub enum Traffic {
     Tunnels,
     /// QUIC datagrams of other agents.
     Control,
+    /// ESP of other nodes.
+    Sealed,
+    /// What was in it, on its way to the tunnels.
+    Opened,
 }
 
 /// Who keeps a chain, as far as its table tells.
@@ -126,6 +143,8 @@ impl Obstacle {
         let port = |traffic| match traffic {
             Traffic::Tunnels => Some(passing.tunnels.to_string()),
             Traffic::Control => Some(passing.control.to_string()),
+            Traffic::Sealed => passing.encrypted.map(|by| by.esp.to_string()),
+            Traffic::Opened => passing.encrypted.map(|by| by.inner.to_string()),
             Traffic::Published => None,
         };
         let ports: Vec<String> = self.drops.iter().filter_map(|t| port(*t)).collect();
@@ -285,8 +304,8 @@ fn packets(chain: &Chain, passing: &Passing<'_>) -> Option<Vec<(Traffic, Packet)
             Some(packets.collect())
         }
         Hook::INPUT => {
-            let arriving = |port| Packet {
-                input: outside.clone(),
+            let arriving = |input: &Device, port| Packet {
+                input: input.clone(),
                 output: Device::default(),
                 v6: false,
                 protocol: UDP,
@@ -294,10 +313,15 @@ fn packets(chain: &Chain, passing: &Passing<'_>) -> Option<Vec<(Traffic, Packet)
                 reply: false,
                 translated: false,
             };
-            Some(vec![
-                (Traffic::Tunnels, arriving(passing.tunnels)),
-                (Traffic::Control, arriving(passing.control)),
-            ])
+            let mut packets = vec![
+                (Traffic::Tunnels, arriving(&outside, passing.tunnels)),
+                (Traffic::Control, arriving(&outside, passing.control)),
+            ];
+            if let Some(by) = passing.encrypted {
+                packets.push((Traffic::Sealed, arriving(&outside, by.esp)));
+                packets.push((Traffic::Opened, arriving(&device(by.device), by.inner)));
+            }
+            Some(packets)
         }
         _ => None,
     }
