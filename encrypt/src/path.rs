@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::esp::Spi;
+use crate::offload::RejectionCounters;
 use crate::rotation::KeyId;
 use crate::{InboundCounters, OutboundCounters};
 
@@ -61,6 +62,12 @@ pub struct PathState {
     pub peers: BTreeMap<IpAddr, PeerState>,
     /// Packets that belonged to no association.
     pub strays: InboundCounters,
+    /// Packets for the path that it could not take apart, or that were for nobody.
+    #[serde(default)]
+    pub rejected: RejectionCounters,
+    /// Packets that were opened and that the kernel did not take.
+    #[serde(default)]
+    pub undelivered: u64,
     /// Why the path does not carry anything, if so.
     pub error: Option<String>,
 }

@@ -29,6 +29,7 @@ mod transmit;
 pub use hand_over::{HandedOver, HandedOverState};
 pub use tap::IFNAME;
 
+use std::fmt;
 use std::io::{self, PipeWriter};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
@@ -96,6 +97,11 @@ pub enum PathError {
     /// The association was not taken in.
     #[error(transparent)]
     Insert(#[from] InsertError),
+    /// The key is not newer than the one that is sealed with.
+    #[error(
+        "key was sealed with already, or is older than the one that is: a later epoch is needed"
+    )]
+    UsedKey,
     /// The tunnel end is another.
     #[error("the data path is at {local}, port {port}: it has to be started again to move")]
     Moved {
@@ -181,7 +187,7 @@ impl Userspace {
     /// The key must never have been given to another association that seals.
     ///
     /// # Errors
-    /// [`PathError::UnknownPeer`].
+    /// [`PathError::UnknownPeer`], [`PathError::UsedKey`].
     pub fn switch_outbound(&self, name: SaName, key: SaKey) -> Result<(), PathError> {
         let sa = OutboundSa::new(name.spi, key, Limits::default());
         self.shared.write().switch_outbound(name, sa)
@@ -220,6 +226,12 @@ impl Userspace {
         self.end = None;
         let threads = self.threads.drain(..);
         threads.filter_map(|thread| thread.join().ok()).collect()
+    }
+}
+
+impl fmt::Debug for Userspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Userspace")
     }
 }
 

@@ -98,8 +98,11 @@ impl Receive {
             self.coalescer.flush(
                 |index| buffers.get(index).map_or(&[], |buffer| &**buffer),
                 |merged| {
-                    // A device that is down takes nothing, as any device.
-                    let _ = tap.write(merged.slices);
+                    // A device that is down takes nothing, for one.
+                    if tap.write(merged.slices).is_err() {
+                        let count = merged.segments as u64;
+                        tables.undelivered.fetch_add(count, Relaxed);
+                    }
                 },
             );
         }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::esp::Spi;
+use crate::offload::{Rejection, RejectionCounters};
 use crate::path::{Inbound, Outbound, PathSpec, PathState, PeerSpec, PeerState, SaName};
 use crate::sa::{InboundSa, InboundTable, OutboundSa};
 use crate::{InboundCounters, OutboundCounters};
@@ -24,6 +25,8 @@ pub(super) struct Tables {
     pub(super) inbound: InboundTable,
     /// Whose inbound associations they are.
     pub(super) names: BTreeMap<Spi, SaName>,
+    rejected: Mutex<RejectionCounters>,
+    pub(super) undelivered: AtomicU64,
 }
 
 /// A peer of the specification.
@@ -63,7 +66,7 @@ impl Peer {
     }
 
     pub(super) fn remote(&self) -> SocketAddr {
-        *self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.remote)
     }
 
     /// A packet of it was opened. `from` is given for the newest: it says where the peer is.
@@ -78,7 +81,7 @@ impl Peer {
         if let SocketAddr::V6(v6) = &mut from {
             v6.set_flowinfo(0);
         }
-        *self.remote.lock().unwrap_or_else(PoisonError::into_inner) = from;
+        *lock(&self.remote) = from;
     }
 
     pub(super) fn sent(&self, now_ms: u64) {
@@ -100,6 +103,11 @@ impl Peer {
     }
 }
 
+/// Nothing that panics is done under these locks, so there is nothing half done either.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn happened(at: &AtomicU64) -> Option<u64> {
     Some(at.load(Relaxed)).filter(|at| *at != NEVER)
 }
@@ -111,6 +119,8 @@ impl Tables {
             peers: HashMap::new(),
             inbound: InboundTable::new(),
             names: BTreeMap::new(),
+            rejected: Mutex::default(),
+            undelivered: AtomicU64::new(0),
         };
         tables.match_peers();
         tables
@@ -173,6 +183,13 @@ impl Tables {
     ) -> Result<(), PathError> {
         let peer = self.peers.get_mut(&name.peer);
         let peer = peer.ok_or(PathError::UnknownPeer(name.peer))?;
+        if let Some((last, _)) = &peer.outbound {
+            // Another association with a key that was sealed with would use its nonces again.
+            let (last, key) = (last.key, name.key);
+            if last.session == key.session && last.epoch >= key.epoch {
+                return Err(PathError::UsedKey);
+            }
+        }
         peer.drop_outbound();
         peer.outbound = Some((name, sa));
         Ok(())
@@ -185,6 +202,11 @@ impl Tables {
         if let (Some(counters), Some(peer)) = (counters, peer) {
             peer.past_inbound.add(counters);
         }
+    }
+
+    /// Counts a packet of the TAP that is not sent.
+    pub(super) fn reject(&self, cause: Rejection) {
+        lock(&self.rejected).count(cause);
     }
 
     /// Erases all keys with a peer; one of the specification stays, without.
@@ -206,6 +228,8 @@ impl Tables {
     pub(super) fn state(&self, now_ms: u64) -> PathState {
         let mut state = PathState {
             strays: self.inbound.strays(),
+            rejected: *lock(&self.rejected),
+            undelivered: self.undelivered.load(Relaxed),
             ..PathState::default()
         };
         for (end, peer) in &self.peers {
@@ -245,3 +269,6 @@ impl Tables {
         state
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! From the TAP to the peers.
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -45,7 +46,7 @@ impl Transmit {
         socket: &EspSocket,
         now_ms: u64,
     ) -> io::Result<usize> {
-        let mut group = Group::new(&mut self.packets, socket, now_ms);
+        let mut group = Group::new(&mut self.packets, tables, socket, now_ms);
         for frames in 0..BATCH {
             let length = match tap.read(&mut self.frame) {
                 Ok(length) => length,
@@ -57,9 +58,9 @@ impl Transmit {
                     };
                 }
             };
-            if let Some(frame) = self.frame.get(..length) {
-                // What is on the device and not ours to carry is dropped.
-                let _ = wrap(tables, frame, &mut group);
+            let frame = self.frame.get(..length).unwrap_or_default();
+            if let Err(cause) = wrap(tables, frame, &mut group) {
+                tables.reject(cause);
             }
         }
         group.flush();
@@ -68,7 +69,7 @@ impl Transmit {
 
     /// Sends a sign of life to every peer that nothing was sent to for long.
     pub(super) fn keep_alive(&mut self, tables: &Tables, socket: &EspSocket, now_ms: u64) {
-        let mut group = Group::new(&mut self.packets, socket, now_ms);
+        let mut group = Group::new(&mut self.packets, tables, socket, now_ms);
         for (end, peer) in &tables.peers {
             let Some((_, sa)) = &peer.outbound else {
                 continue;
@@ -119,6 +120,9 @@ fn wrap<'t>(tables: &'t Tables, frame: &[u8], group: &mut Group<'_, 't>) -> Resu
 struct Group<'b, 't> {
     buffer: &'b mut [u8],
     socket: &'b EspSocket,
+    /// Longest packet that is sent together with others. For one that the path does not take, a
+    /// kernel may refuse segmentation at all (EINVAL, before Linux 6.9).
+    longest: usize,
     now_ms: u64,
     peer: Option<&'t Peer>,
     ecn: u8,
@@ -131,10 +135,12 @@ struct Group<'b, 't> {
 }
 
 impl<'b, 't> Group<'b, 't> {
-    fn new(buffer: &'b mut [u8], socket: &'b EspSocket, now_ms: u64) -> Self {
+    fn new(buffer: &'b mut [u8], tables: &Tables, socket: &'b EspSocket, now_ms: u64) -> Self {
+        let mtu = tables.spec.underlay_mtu as usize;
         Self {
             buffer,
             socket,
+            longest: mtu.saturating_sub(around(tables.spec.local)),
             now_ms,
             peer: None,
             ecn: 0,
@@ -175,6 +181,7 @@ impl<'b, 't> Group<'b, 't> {
             && self.ecn == ecn
             && self.last == self.stride
             && length <= self.stride
+            && self.stride <= self.longest
             && self.packets.end + length <= LONGEST_SEND
             && self.count < self.socket.most_segments()
     }
@@ -192,4 +199,9 @@ impl<'b, 't> Group<'b, 't> {
         self.count = 0;
         self.last = 0;
     }
+}
+
+/// Bytes of IP and UDP headers (RFC 791, RFC 8200, RFC 768).
+fn around(local: IpAddr) -> usize {
+    8 + if local.is_ipv4() { 20 } else { 40 }
 }
