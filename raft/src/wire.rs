@@ -324,6 +324,8 @@ mod tests {
         assert_eq!(place(&Response::Done), 10);
         assert_eq!(place(&Response::Failed(Failure::WrongSecret)), 11);
         assert_eq!(place(&Response::Numbers(NumbersOf::new())), 12);
+        assert_eq!(place(&PeerGreeting::Offer), 0);
+        assert_eq!(place(&PeerGreeting::Accept), 1);
         assert_eq!(place(&Failure::NotLeader(None, Quorum::default())), 2);
         assert_eq!(place(&Failure::Other(String::new())), 5);
         assert_eq!(

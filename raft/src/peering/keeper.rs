@@ -152,10 +152,10 @@ impl Keeper {
         for node in concerned {
             let target = targets.get(&node).copied();
             let now = self.now();
-            let links = &mut self.links;
+            let (links, patience) = (&mut self.links, self.transport.limits().peering_patience);
             let peer = self.peers.entry(node).or_insert_with(|| {
                 *links += 1;
-                Peer::new(Link::new(own < node, *links << 32))
+                Peer::new(Link::new(own < node, patience, *links << 32))
             });
             let effects = peer.link.aim(now, target);
             self.perform(node, effects);

@@ -11,8 +11,6 @@ use std::time::Duration;
 /// A connection with the other node, or a dial that may become one: numbered by this node.
 pub(super) type Number = u64;
 
-/// How long the node with the higher id leaves the dialling to the other.
-pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// After the first dial that failed; twice as long after each further one.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Longest time between two dials.
@@ -54,6 +52,8 @@ enum By {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     own: By,
+    /// How long to leave the dialling to the other node.
+    patience: Duration,
     /// Where the other node is, while it is wanted.
     target: Option<SocketAddr>,
     /// The dial under way.
@@ -64,16 +64,22 @@ pub(super) struct Link {
     failures: u32,
     session: Option<(Number, By)>,
     up_since: Duration,
-    /// Whether the last session was dialled by this node: maybe only this one can.
+    /// Whether the last session was dialled by this node.
     dialled_last: bool,
     last_number: Number,
 }
 
 impl Link {
-    /// `lower`: whether this node has the lower id. Numbers are larger than `last_number`.
-    pub(super) fn new(lower: bool, last_number: Number) -> Self {
+    /// `lower`: whether this node has the lower id, which dials at once; the other one leaves the
+    /// dialling to it for `patience`. Numbers are larger than `last_number`.
+    pub(super) fn new(lower: bool, patience: Duration, last_number: Number) -> Self {
+        let (own, patience) = match lower {
+            true => (By::Lower, Duration::ZERO),
+            false => (By::Higher, patience),
+        };
         Self {
-            own: if lower { By::Lower } else { By::Higher },
+            own,
+            patience,
             target: None,
             dial: None,
             next_dial: Duration::ZERO,
@@ -225,10 +231,11 @@ impl Link {
     }
 
     fn patience(&self) -> Duration {
-        if self.own == By::Lower || self.dialled_last {
+        // Maybe only this node can get through.
+        if self.dialled_last {
             Duration::ZERO
         } else {
-            PATIENCE
+            self.patience
         }
     }
 
@@ -246,3 +253,6 @@ impl By {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,12 +61,17 @@ fn limits() -> Limits {
     Limits {
         idle_timeout: LONG * 2,
         handshake_timeout: LONG,
+        peering_patience: LONG * 2,
         ..Limits::default()
     }
 }
 
 fn bound(identity: &Arc<Identity>) -> Transport {
-    let transport = Transport::bind("127.0.0.1:0".parse().unwrap(), limits()).unwrap();
+    bound_with(identity, limits())
+}
+
+fn bound_with(identity: &Arc<Identity>, limits: Limits) -> Transport {
+    let transport = Transport::bind("127.0.0.1:0".parse().unwrap(), limits).unwrap();
     transport.set_identity(identity.clone()).unwrap();
     transport
 }
@@ -84,10 +89,15 @@ struct Site {
 
 impl Site {
     fn new(identity: &Arc<Identity>) -> Self {
+        Self::with(identity, limits())
+    }
+
+    fn with(identity: &Arc<Identity>, limits: Limits) -> Self {
         let peering = Peering::default();
         let events = peering.events();
         let hub = WatchHub::new(View::default(), WatchLimits::default());
-        let (transport, keeper) = Self::run(identity, &hub, &peering);
+        let transport = bound_with(identity, limits);
+        let keeper = Self::run(&transport, identity.node, &hub, &peering);
         Self {
             id: identity.node,
             identity: identity.clone(),
@@ -100,22 +110,24 @@ impl Site {
     }
 
     fn run(
-        identity: &Arc<Identity>,
+        transport: &Transport,
+        own: NodeId,
         hub: &WatchHub,
         peering: &Peering,
-    ) -> (Transport, JoinHandle<()>) {
-        let transport = bound(identity);
+    ) -> JoinHandle<()> {
         let (door, incoming) = doorway();
         transport.serve(Arc::new(Porter(door)));
-        let keeper = Keeper::new(identity.node, transport.clone(), hub.clone(), peering);
-        (transport, tokio::spawn(keeper.run(incoming)))
+        let keeper = Keeper::new(own, transport.clone(), hub.clone(), peering);
+        tokio::spawn(keeper.run(incoming))
     }
 
     /// Ends what runs and starts it anew, on another port.
     async fn move_away(&mut self) {
         self.keeper.abort();
+        assert!((&mut self.keeper).await.unwrap_err().is_cancelled());
         self.transport.close().await;
-        (self.transport, self.keeper) = Self::run(&self.identity, &self.hub, &self.peering);
+        self.transport = bound(&self.identity);
+        self.keeper = Self::run(&self.transport, self.id, &self.hub, &self.peering);
     }
 
     fn addr(&self) -> SocketAddr {

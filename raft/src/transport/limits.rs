@@ -44,6 +44,9 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// A handshake takes no longer, in either direction.
     pub handshake_timeout: Duration,
+    /// Of two nodes that want a session, the one with the higher id leaves the dialling to the other
+    /// for so long.
+    pub peering_patience: Duration,
     /// A request must have arrived whole after so long.
     pub request_timeout: Duration,
     /// A handler takes no longer over a call.
@@ -76,6 +79,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_millis(1500),
             keep_alive: Duration::from_millis(200),
             handshake_timeout: Duration::from_secs(2),
+            peering_patience: Duration::from_secs(3),
             request_timeout: Duration::from_secs(10),
             handler_timeout: Duration::from_secs(60),
             stranger_lifetime: Duration::from_secs(70),

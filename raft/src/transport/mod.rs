@@ -133,6 +133,7 @@ impl Transport {
             socket,
             server: Arc::new(Server::new(&limits, &counters)),
             pool: Pool::new(limits.max_peers),
+            peerings: Arc::default(),
             credentials: RwLock::new(None),
             limits,
             counters,
@@ -144,6 +145,11 @@ impl Transport {
     /// Where the port is, with the real number if port 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.core.local_addr
+    }
+
+    /// What it was bound with.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.core.limits
     }
 
     /// Who we are from here on. Open connections stay as they are.
@@ -260,8 +266,8 @@ impl Transport {
         let (core, body) = (&self.core, self.core.fitting(body.into())?);
         core.counters.calls_made.one();
         let deadline = Instant::now() + timeout;
-        let (config, verdict) =
-            tls::pinned_client(pin, &core.limits).map_err(|e| unreachable(to, &e.to_string()))?;
+        let (config, verdict) = tls::pinned_client(pin, tls::Protocol::Calls, &core.limits)
+            .map_err(|e| unreachable(to, &e.to_string()))?;
         let connecting = core.endpoint.connect_with(config, to, tls::SERVER_NAME);
         let connected = dial::finish_pinned_dial(to, pin, connecting, &verdict);
         let connected = timeout_at(deadline.min(core.handshake_deadline()), connected).await;
@@ -295,8 +301,8 @@ impl Transport {
     /// What was done and refused so far.
     pub fn counters(&self) -> TransportCounters {
         TransportCounters {
-            inbound_open: self.core.server.inbound.count() as u64,
-            outbound_open: self.core.pool.links().len() as u64,
+            inbound_open: self.core.server.open() as u64,
+            outbound_open: self.core.open() as u64,
             ..self.core.counters.read()
         }
     }

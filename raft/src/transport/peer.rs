@@ -34,6 +34,8 @@ pub struct PeerConnection {
     connection: Connection,
     node: NodeId,
     stream: Option<FrameStream>,
+    /// Of a connection that we dialled.
+    _counted: Option<Arc<()>>,
 }
 
 /// Yields keying material of a connection, also after it was closed.
@@ -163,6 +165,7 @@ impl Transport {
             connection: connection.connection,
             node: expect,
             stream: None,
+            _counted: Some(core.peerings.clone()),
         };
         let exchange = open(&peer.connection, offer, &core.counters);
         let (stream, answer) = match timeout(core.limits.handshake_timeout, exchange).await {
@@ -202,6 +205,7 @@ pub(super) async fn accept(
         connection: connection.clone(),
         node,
         stream: Some(FrameStream::new(output, input, MAX_PEER_MESSAGE)),
+        _counted: None,
     };
     Some((peer, offer))
 }
@@ -248,6 +252,11 @@ impl PeerPlaces {
             limits: limits.clone(),
             held: Mutex::default(),
         }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.values().sum()
     }
 
     /// `None` when there is no room.

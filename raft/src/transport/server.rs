@@ -87,6 +87,11 @@ impl Server {
         slot.clone()
     }
 
+    /// Connections that others have opened to us.
+    pub(super) fn open(&self) -> usize {
+        self.inbound.count() + self.peerings.count()
+    }
+
     /// Takes in what dials until the endpoint is closed.
     pub(super) async fn run(self: Arc<Self>, endpoint: Endpoint) {
         while let Some(incoming) = endpoint.accept().await {

@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) credentials: RwLock<Option<Arc<Credentials>>>,
     pub(super) server: Arc<Server>,
     pub(super) pool: Pool,
+    /// Every connection for peering that we opened holds a clone.
+    pub(super) peerings: Arc<()>,
 }
 
 impl Core {
@@ -141,6 +143,11 @@ impl Core {
         let dialled = dial::finish_dial(to, expect, connecting, &verdict, limit).await;
         self.count_dial(dialled.is_ok());
         dialled
+    }
+
+    /// Connections that we have opened to others.
+    pub(super) fn open(&self) -> usize {
+        self.pool.links().len() + Arc::strong_count(&self.peerings) - 1
     }
 
     pub(super) fn count_dial(&self, worked: bool) {

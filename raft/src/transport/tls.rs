@@ -123,12 +123,13 @@ impl Credentials {
 /// For dialling a manager of a cluster that we do not belong to.
 pub(super) fn pinned_client(
     pin: &CaDigest,
+    protocol: Protocol,
     limits: &Limits,
 ) -> Result<(quinn::ClientConfig, Verdict), Error> {
     let roots = Arc::new(RootCertStore::empty());
     let (builder, verdict) = client_builder(Wanted::Pinned(*pin), roots)?;
     let config = builder.with_no_client_auth();
-    Ok((finish_client(config, Protocol::Calls, limits)?, verdict))
+    Ok((finish_client(config, protocol, limits)?, verdict))
 }
 
 /// What a stranger may not do is allowed once a member is known to be one.

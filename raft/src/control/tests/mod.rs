@@ -1,6 +1,7 @@
 mod cluster;
 mod history;
 mod numbers;
+mod peering;
 mod quorum;
 mod rights;
 mod single;
@@ -97,10 +98,14 @@ impl Host {
 
     /// Ends the agent and starts it again on the same directory.
     async fn restarted(self) -> Self {
+        self.restarted_with(|_| {}).await
+    }
+
+    async fn restarted_with(self, adjust: impl Fn(&mut ControlConfig)) -> Self {
         self.plane.shutdown().await;
         let Self { dir, plane } = self;
         drop(plane);
-        let plane = reopened(dir.path()).await;
+        let plane = reopened_with(dir.path(), adjust).await;
         Self { dir, plane }
     }
 }
@@ -111,9 +116,15 @@ fn config(dir: &Path) -> ControlConfig {
 
 /// Opens a directory; waits while an agent that was dropped is still letting go of it.
 async fn reopened(dir: &Path) -> ControlPlane {
+    reopened_with(dir, |_| {}).await
+}
+
+async fn reopened_with(dir: &Path, adjust: impl Fn(&mut ControlConfig)) -> ControlPlane {
     let deadline = Instant::now() + LONG;
     loop {
-        match ControlPlane::open(config(dir)).await {
+        let mut config = config(dir);
+        adjust(&mut config);
+        match ControlPlane::open(config).await {
             Ok(plane) => return plane,
             Err(OpenError::Lock(_) | OpenError::Bind(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -154,7 +154,14 @@ async fn an_agent_that_restarts_elsewhere_is_dialled_there() {
 
 #[tokio::test]
 async fn crossing_dials_settle_on_one_session() {
-    let (mut low, mut high) = two();
+    let [low, high] = &identities(2)[..] else {
+        unreachable!()
+    };
+    let hasty = Limits {
+        peering_patience: Duration::from_millis(100),
+        ..limits()
+    };
+    let (mut low, mut high) = (Site::new(low), Site::with(high, hasty));
     introduce(&[&low, &high]);
     // The lower one cannot get through: somebody else is where it dials.
     let other = Site::new(&identities(1)[0]);
@@ -176,8 +183,7 @@ async fn crossing_dials_settle_on_one_session() {
     }
 }
 
-/// Reads on until both have another session than `last`, and the same; then a message over it
-/// arrives each way.
+/// Reads on until both have another session than `last`, and the same.
 async fn settle(low: &mut Site, high: &mut Site, last: u64) -> (PeerSession, PeerSession) {
     let mut current: [Option<PeerSession>; 2] = [None, None];
     loop {

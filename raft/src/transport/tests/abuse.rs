@@ -107,7 +107,8 @@ async fn stranger_connection(
     to: SocketAddr,
 ) -> Connection {
     let core = &transport.core;
-    let (config, _) = tls::pinned_client(&authority.digest(), &core.limits).unwrap();
+    let (config, _) =
+        tls::pinned_client(&authority.digest(), tls::Protocol::Calls, &core.limits).unwrap();
     let dialled = core.endpoint.connect_with(config, to, tls::SERVER_NAME);
     dialled.unwrap().await.unwrap()
 }

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod calls;
+mod peers;
 mod streams;
 mod trust;
 
