@@ -114,7 +114,7 @@ fn who_takes_over_goes_on_with_numbers_windows_places_and_counters() {
     let from_peer = seals(name(PEER, 1, 2));
     let (first, second) = (seal(&from_peer), seal(&from_peer));
     tables.inbound.open(&mut second.clone()).unwrap();
-    tables.inbound.open(&mut vec![1; 36]).unwrap_err();
+    tables.inbound.open(&mut [1; 36]).unwrap_err();
     let place = SocketAddr::new(STRANGER, 20_000);
     tables.peers[&PEER].received(5, Some(place));
     for _ in 0..3 {
