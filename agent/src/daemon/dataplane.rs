@@ -57,7 +57,37 @@ pub(super) struct Dataplane {
 #[derive(Clone, Debug, Default)]
 struct Wanted {
     number: u64,
-    spec: Arc<RelaySpec>,
+    /// Connections to pass on, once that is known: until then it goes on as an earlier agent said.
+    spec: Option<Arc<RelaySpec>>,
+    /// Whether it is needed for encrypted networks, once that is known.
+    esp: Option<bool>,
+}
+
+impl Wanted {
+    fn relay(&self) -> Option<&RelaySpec> {
+        self.spec.as_deref()
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.relay().is_none_or(RelaySpec::is_empty) && self.esp != Some(true)
+    }
+}
+
+/// Says whether the process is needed for encrypted networks.
+#[derive(Clone, Debug)]
+pub(super) struct EspNeed {
+    wanted: watch::Sender<Wanted>,
+}
+
+impl EspNeed {
+    /// From now on.
+    pub(super) fn set(&self, needed: bool) {
+        self.wanted.send_if_modified(|wanted| {
+            let changed = wanted.esp != Some(needed);
+            wanted.esp = Some(needed);
+            changed
+        });
+    }
 }
 
 impl Dataplane {
@@ -89,6 +119,12 @@ impl Dataplane {
         self.report.clone()
     }
 
+    /// Where it can be said that it is needed for encrypted networks.
+    pub(super) fn esp_need(&self) -> EspNeed {
+        let wanted = self.wanted.clone();
+        EspNeed { wanted }
+    }
+
     /// Has the process do exactly this, and waits for that. With nothing to do there need be none.
     ///
     /// # Errors
@@ -97,7 +133,7 @@ impl Dataplane {
         let mut number = 0;
         self.wanted.send_modify(|wanted| {
             wanted.number += 1;
-            wanted.spec = Arc::new(spec);
+            wanted.spec = Some(Arc::new(spec));
             number = wanted.number;
         });
         let answered = self.report.wait_for(|report| report.number >= number);
@@ -152,7 +188,7 @@ impl Keeper {
     /// The process in charge has gone. One that had nothing to do was right.
     fn ended(&mut self) {
         let pid = self.link.take().map(|link| link.hello().pid);
-        if !self.wanted.borrow().spec.is_empty() {
+        if !self.wanted.borrow().is_nothing() {
             warn!(pid, "the data-plane process has ended; starting another");
             self.lost += 1;
         }
@@ -161,9 +197,9 @@ impl Keeper {
     async fn pass(&mut self) {
         self.retry_at = None;
         let wanted = self.wanted.borrow_and_update().clone();
-        let outcome = match wanted.spec.is_empty() {
+        let outcome = match wanted.is_nothing() {
             true => Ok(Vec::new()),
-            false => self.tell_in_charge(&wanted.spec).await,
+            false => self.tell_in_charge(&wanted).await,
         };
         let (mut states, error) = match outcome {
             Ok(states) => (states, None),
@@ -172,7 +208,7 @@ impl Keeper {
         if error.is_some() && self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + PAUSE.1);
         }
-        states.extend(self.tell_others(&wanted.spec).await);
+        states.extend(self.tell_others(&wanted).await);
         let error = error.or_else(|| failed(&states));
         if let Some(error) = error
             .as_ref()
@@ -191,12 +227,12 @@ impl Keeper {
     }
 
     /// Sees to it that a process of this program is in charge and does this.
-    async fn tell_in_charge(&mut self, spec: &RelaySpec) -> Result<Vec<State>, Trouble> {
+    async fn tell_in_charge(&mut self, wanted: &Wanted) -> Result<Vec<State>, Trouble> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => self.in_charge().await?,
         };
-        let state = link.want(spec).await?;
+        let state = link.want(wanted.relay(), wanted.esp).await?;
         self.link = Some(link);
         Ok(vec![state])
     }
@@ -275,7 +311,7 @@ impl Keeper {
 
     /// Those that have been succeeded still have connections, whose backends may go. With nothing to
     /// do, the one in charge is one of them.
-    async fn tell_others(&mut self, spec: &RelaySpec) -> Vec<State> {
+    async fn tell_others(&mut self, wanted: &Wanted) -> Vec<State> {
         let in_charge = self
             .link
             .as_ref()
@@ -283,13 +319,16 @@ impl Keeper {
         let mut states = Vec::new();
         for path in self.place.all() {
             let is_in_charge = in_charge.as_ref() == Some(&path);
-            if is_in_charge && !spec.is_empty() {
+            if is_in_charge && !wanted.is_nothing() {
                 continue;
             }
             let told = async {
                 let mut link = Link::connect(&path).await?;
                 match link.is_understood() {
-                    true => link.want(spec).await,
+                    true => {
+                        link.want(wanted.relay(), wanted.esp.filter(|needed| !needed))
+                            .await
+                    }
                     false => Ok(State::default()),
                 }
             };

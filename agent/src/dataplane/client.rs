@@ -11,9 +11,10 @@ use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use weft_encrypt::path::PathState;
 use weft_lb::relay::RelaySpec;
 
-use super::wire::{self, Hello, PROTOCOL, Request, Response, State};
+use super::wire::{self, Hello, PROTOCOL, Request, Response, Sealed, State};
 use super::{descriptors, process};
 
 /// How long an answer may take. It takes milliseconds on a machine that has time.
@@ -55,8 +56,39 @@ impl Link {
     ///
     /// # Errors
     /// When it does not, or has gone. The connection is of no more use then.
-    pub(crate) async fn want(&mut self, spec: &RelaySpec) -> io::Result<State> {
-        self.state_after(&Request::Want(spec.clone())).await
+    pub(crate) async fn want(
+        &mut self,
+        relay: Option<&RelaySpec>,
+        esp: Option<bool>,
+    ) -> io::Result<State> {
+        let relay = relay.cloned();
+        self.state_after(&Request::Want { relay, esp }).await
+    }
+
+    /// Tells it which encrypted networks to carry, or of a key for them; what it carries then.
+    ///
+    /// # Errors
+    /// When it refuses ([`ErrorKind::Other`]), or has gone. Then the connection is of no more use.
+    pub(crate) async fn esp(&mut self, request: &Request) -> io::Result<PathState> {
+        match call(&mut self.stream, request).await? {
+            Response::Esp(state) => Ok(state),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes all that it carries of encrypted networks. It does no longer then.
+    ///
+    /// # Errors
+    /// As [`want`](Self::want).
+    pub(super) async fn hand_over_esp(&mut self) -> io::Result<Option<(Sealed, Vec<OwnedFd>)>> {
+        match call(&mut self.stream, &Request::HandOverEsp).await? {
+            Response::EspHandedOver { state, descriptors } => {
+                let receive = descriptors::receive(&self.stream, descriptors);
+                let descriptors = timeout(ANSWER, receive).await??;
+                Ok(state.map(|state| (state, descriptors)))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Takes what it was told, and its listening sockets.
@@ -149,7 +181,7 @@ mod tests {
             wire::write(&mut there, &state).await.unwrap();
             there
         });
-        link.want(&RelaySpec::new()).await.unwrap();
+        link.want(Some(&RelaySpec::new()), None).await.unwrap();
         let there = serving.await.unwrap();
         let pause = Duration::from_millis(50);
         assert!(timeout(pause, link.gone()).await.is_err());

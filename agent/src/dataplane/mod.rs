@@ -1,7 +1,8 @@
 //! The data-plane process: what cannot live in the kernel and must go on when the agent is gone.
 //!
-//! Today that is the relay: connections of published ports whose backends want a PROXY protocol
-//! header ([`weft_lb::relay`]). The process is told completely what is wanted, does it, and says what
+//! That is the relay: connections of published ports whose backends want a PROXY protocol header
+//! ([`weft_lb::relay`]); and encrypted networks where the kernel has no ESP
+//! ([`weft_encrypt::userspace`]). The process is told completely what is wanted, does it, and says what
 //! it does; it decides nothing else and keeps nothing on disk. Whoever speaks to it over its socket is
 //! the agent, any number of agents one after the other, or its own successor.
 //!
@@ -12,10 +13,16 @@
 //! lead to its own socket and tells the others that they have been succeeded. These finish their
 //! connections and end. Should it die on the way, the others have lost nothing, and the next one does
 //! the same again.
+//!
+//! Encrypted networks are carried by one process alone, since no sequence number may be used twice:
+//! the old one stops, and then gives keys, sequence numbers and descriptors away. Packets wait in the
+//! descriptors' queues meanwhile. Should the new one die before it has begun, the agent finds no keys
+//! in the next one, and agrees on new ones with its peers.
 
 pub(crate) mod client;
 mod connection;
 mod descriptors;
+mod esp;
 mod identity;
 mod listening;
 mod place;

@@ -1,19 +1,22 @@
 //! The process itself: how it starts, whom it answers, and when it ends.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{geteuid, setsid};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
+use weft_encrypt::path::PathState;
 
 use super::client::Link;
+use super::esp::Esp;
 use super::place::Place;
 use super::relay::Relay;
 use super::wire::{self, Hello, PROTOCOL, Request, Response};
@@ -63,6 +66,20 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// All that it does.
+struct Work {
+    relay: Arc<Relay>,
+    esp: Esp,
+    hello: Hello,
+}
+
+impl Work {
+    /// Whether anybody has told it what to do.
+    fn is_told(&self) -> bool {
+        self.relay.is_told() || self.esp.is_needed()
+    }
+}
+
 async fn serve(place: Place, descriptors: u64) -> anyhow::Result<()> {
     let hello = Hello {
         protocol: PROTOCOL,
@@ -70,14 +87,18 @@ async fn serve(place: Place, descriptors: u64) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
     };
-    let relay = Arc::new(Relay::new(descriptors));
-    let listener = take_over(&place, &relay, &hello).await?;
-    let clients = tokio::spawn(answer_all(listener, relay.clone(), Arc::new(hello)));
+    let work = Arc::new(Work {
+        relay: Arc::new(Relay::new(descriptors)),
+        esp: Esp::default(),
+        hello,
+    });
+    let listener = take_over(&place, &work).await?;
+    let clients = tokio::spawn(answer_all(listener, work.clone()));
     let untold = Instant::now() + UNTOLD;
-    while !relay.is_done() {
+    while !work.relay.is_done() || work.esp.is_needed() {
         tokio::select! {
-            () = relay.changed.notified() => {}
-            () = sleep_until(untold), if !relay.is_told() => break,
+            () = work.relay.changed.notified() => {}
+            () = sleep_until(untold), if !work.is_told() => break,
         }
     }
     info!("nothing is left to do");
@@ -95,11 +116,8 @@ async fn lock(place: &Place) -> anyhow::Result<impl Sized + use<>> {
 }
 
 /// Goes on where others are, and takes charge.
-async fn take_over(
-    place: &Place,
-    relay: &Arc<Relay>,
-    hello: &Hello,
-) -> anyhow::Result<UnixListener> {
+async fn take_over(place: &Place, work: &Work) -> anyhow::Result<UnixListener> {
+    let Work { relay, esp, hello } = work;
     let _lock = lock(place).await?;
     let mut others = Vec::new();
     for path in place.all() {
@@ -126,6 +144,7 @@ async fn take_over(
             }
             Err(error) => warn!(pid, %error, "a process did not hand over"),
         }
+        take_esp(other, esp).await;
     }
     let listener = place.listen().context("cannot make the socket")?;
     let listener = UnixListener::from_std(listener)?;
@@ -142,7 +161,22 @@ async fn take_over(
     Ok(listener)
 }
 
-async fn answer_all(listener: UnixListener, relay: Arc<Relay>, hello: Arc<Hello>) {
+/// Goes on with the encrypted networks of another process. Without its keys the agents agree on new
+/// ones.
+async fn take_esp(other: &mut Link, esp: &Esp) {
+    let pid = other.hello().pid;
+    let taken = match other.hand_over_esp().await {
+        Ok(None) => return,
+        Ok(Some((state, descriptors))) => esp.adopt(&state, descriptors),
+        Err(error) => Err(error.to_string()),
+    };
+    match taken {
+        Ok(()) => info!(pid, "taking over encrypted networks"),
+        Err(error) => warn!(pid, error, "encrypted networks could not be taken over"),
+    }
+}
+
+async fn answer_all(listener: UnixListener, work: Arc<Work>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -156,9 +190,9 @@ async fn answer_all(listener: UnixListener, relay: Arc<Relay>, hello: Arc<Hello>
                 continue;
             }
         };
-        let (relay, hello) = (relay.clone(), hello.clone());
+        let work = work.clone();
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, &relay, &hello).await {
+            if let Err(error) = answer(stream, &work).await {
                 debug!(%error, "a client has gone");
             }
             drop(place);
@@ -166,27 +200,91 @@ async fn answer_all(listener: UnixListener, relay: Arc<Relay>, hello: Arc<Hello>
     }
 }
 
-async fn answer(mut stream: UnixStream, relay: &Arc<Relay>, hello: &Hello) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, work: &Work) -> io::Result<()> {
     check_peer(&stream)?;
+    let relay = &work.relay;
     loop {
-        let (response, sockets) = match wire::read(&mut stream).await? {
-            Request::Hello { .. } => (Response::Hello(hello.clone()), Vec::new()),
-            Request::Want(spec) => match relay.want(spec) {
-                Ok(()) => (Response::State(relay.state()), Vec::new()),
-                Err(error) => (Response::Refused(error.to_string()), Vec::new()),
-            },
+        let request = wire::read(&mut stream).await?;
+        // Sockets are opened, and a packet is sent through them to see whether they work.
+        let (response, sockets) = block_in_place(|| work.answer(request));
+        wire::write(&mut stream, &response).await?;
+        let descriptors: Vec<_> = sockets.iter().map(Descriptor::as_fd).collect();
+        descriptors::send(&stream, &descriptors).await?;
+        relay.changed.notify_one();
+    }
+}
+
+/// What is sent after an answer.
+enum Descriptor {
+    Listener(Arc<TcpListener>),
+    Esp(OwnedFd),
+}
+
+impl Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Listener(listener) => listener.as_fd(),
+            Self::Esp(descriptor) => descriptor.as_fd(),
+        }
+    }
+}
+
+impl Work {
+    fn answer(&self, request: Request) -> (Response, Vec<Descriptor>) {
+        let response = match request {
+            Request::Hello { .. } => Response::Hello(self.hello.clone()),
+            Request::Want { relay, esp } => {
+                // Before the relay may find that nothing is left to do.
+                if let Some(needed) = esp {
+                    self.esp.need(needed);
+                }
+                match relay.map_or(Ok(()), |relay| self.relay.want(relay)) {
+                    Ok(()) => Response::State(self.relay.state()),
+                    Err(error) => Response::Refused(error.to_string()),
+                }
+            }
             Request::HandOver => {
-                let (wanted, sockets) = relay.to_hand_over();
+                let (wanted, sockets) = self.relay.to_hand_over();
                 let listeners = sockets.iter().map(|(at, _)| *at).collect();
-                (Response::HandOver { wanted, listeners }, sockets)
+                let sockets = sockets.into_iter();
+                let sockets = sockets.map(|(_, socket)| Descriptor::Listener(socket));
+                return (Response::HandOver { wanted, listeners }, sockets.collect());
             }
             Request::Succeeded => {
-                relay.succeeded();
-                (Response::State(relay.state()), Vec::new())
+                self.relay.succeeded();
+                Response::State(self.relay.state())
             }
+            Request::Esp(spec) => Response::Esp(self.esp.want(spec)),
+            Request::InstallInbound(name, key) => {
+                esp(key.to_key(), |key| self.esp.install_inbound(name, key))
+            }
+            Request::SwitchOutbound(name, key) => {
+                esp(key.to_key(), |key| self.esp.switch_outbound(name, key))
+            }
+            Request::RemoveInbound(spi) => esp(Some(spi), |spi| self.esp.remove_inbound(spi)),
+            Request::HandOverEsp => return self.hand_over_esp(),
         };
-        wire::write(&mut stream, &response).await?;
-        let descriptors: Vec<_> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
-        descriptors::send(&stream, &descriptors).await?;
+        (response, Vec::new())
+    }
+
+    fn hand_over_esp(&self) -> (Response, Vec<Descriptor>) {
+        match self.esp.hand_over() {
+            Ok(handed) => {
+                let (state, descriptors) = handed.unzip();
+                let sockets: Vec<_> = descriptors.into_iter().flatten().collect();
+                let descriptors = sockets.len();
+                let sockets = sockets.into_iter().map(Descriptor::Esp).collect();
+                (Response::EspHandedOver { state, descriptors }, sockets)
+            }
+            Err(error) => (Response::Refused(error.to_string()), Vec::new()),
+        }
+    }
+}
+
+fn esp<T>(given: Option<T>, change: impl FnOnce(T) -> Result<PathState, String>) -> Response {
+    let given = given.ok_or_else(|| "a key of another length".to_owned());
+    match given.and_then(change) {
+        Ok(state) => Response::Esp(state),
+        Err(why) => Response::Refused(why),
     }
 }

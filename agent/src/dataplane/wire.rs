@@ -2,6 +2,7 @@
 //! (big endian) and that many bytes of JSON. The client speaks first.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
@@ -9,12 +10,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use weft_encrypt::esp::Spi;
+use weft_encrypt::keys::SaKey;
+use weft_encrypt::path::{PathSpec, PathState, SaName};
 use weft_lb::relay::RelaySpec;
+use zeroize::Zeroizing;
 
 /// Version of everything but [`Request::Hello`] and its answer, which stay as they are.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 /// Longest message: about 10,000 listeners with some backends each.
 const MESSAGE_MAX: usize = 16 << 20;
+/// Room that a message is given at first: more than one with a key takes.
+const ROOM: usize = 4 << 10;
 
 /// What a process is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,14 +31,67 @@ pub(crate) enum Request {
         /// Of the client.
         protocol: u32,
     },
-    /// To do exactly this from now on. Answered by [`Response::State`], when it is done.
-    Want(RelaySpec),
+    /// To do exactly this from now on; of what is not said, to go on as it does. Answered by
+    /// [`Response::State`], when it is done.
+    Want {
+        /// Connections to pass on.
+        relay: Option<RelaySpec>,
+        /// Whether it is needed for encrypted networks. If not, it stops carrying them.
+        esp: Option<bool>,
+    },
     /// To give its listening sockets to another process, which is no end of its own listening yet.
     /// Answered by [`Response::HandOver`], and the descriptors after it.
     HandOver,
     /// That the other process listens, so that this one need not any more. Answered by
     /// [`Response::State`].
     Succeeded,
+    /// To carry encrypted networks like this from now on. The keys of peers that are no more are
+    /// erased. Answered by [`Response::Esp`], as all that follow but the last.
+    Esp(PathSpec),
+    /// To accept this key's packets.
+    InstallInbound(SaName, KeyBytes),
+    /// To seal with this key from now on and erase the one before.
+    SwitchOutbound(SaName, KeyBytes),
+    /// To accept these packets no longer and erase the key.
+    RemoveInbound(Spi),
+    /// To stop carrying encrypted networks and give all that another process needs to go on.
+    /// Answered by [`Response::EspHandedOver`], and the descriptors after it.
+    HandOverEsp,
+}
+
+/// What a key is made of: key and salt. Erased when dropped, never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct KeyBytes(Zeroizing<Vec<u8>>);
+
+impl KeyBytes {
+    /// Takes a key along.
+    pub(crate) fn of(key: &SaKey) -> Self {
+        Self(Zeroizing::new(key.expose().to_vec()))
+    }
+
+    /// The key, if it has the length of one.
+    pub(crate) fn to_key(&self) -> Option<SaKey> {
+        Some(SaKey::from_bytes(self.0.as_slice().try_into().ok()?))
+    }
+}
+
+impl fmt::Debug for KeyBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyBytes")
+    }
+}
+
+/// All that a data path needs to go on in another process, keys included. Erased when dropped,
+/// never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Sealed(pub(crate) Zeroizing<String>);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed")
+    }
 }
 
 /// What it answers.
@@ -50,6 +110,15 @@ pub(crate) enum Response {
     },
     /// It does not, and why.
     Refused(String),
+    /// What it carries of encrypted networks.
+    Esp(PathState),
+    /// What it has carried, if it has, and how many descriptors follow.
+    EspHandedOver {
+        /// The state.
+        state: Option<Sealed>,
+        /// How many descriptors.
+        descriptors: usize,
+    },
 }
 
 /// Who a process is.
@@ -111,7 +180,8 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Re
         let what = format!("a message of {length} bytes; {MESSAGE_MAX} at most");
         return Err(io::Error::new(ErrorKind::InvalidData, what));
     }
-    let mut message = vec![0; length];
+    // It may have keys in it.
+    let mut message = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut message).await?;
     Ok(serde_json::from_slice(&message)?)
 }
@@ -121,7 +191,9 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Re
 /// # Errors
 /// When the other side has gone, or the message is too long.
 pub(super) async fn write<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
+    // As above. What the encoder outgrows is not erased by it, so it has the room from the start.
+    let mut body = Zeroizing::new(Vec::with_capacity(ROOM));
+    serde_json::to_writer(&mut *body, message)?;
     let length = u32::try_from(body.len()).ok();
     let Some(length) = length.filter(|_| body.len() <= MESSAGE_MAX) else {
         let what = format!("a message of {} bytes; {MESSAGE_MAX} at most", body.len());
@@ -155,7 +227,10 @@ mod tests {
         let (mut here, mut there) = UnixStream::pair().unwrap();
         for request in [
             Request::Hello { protocol: 1 },
-            Request::Want(spec()),
+            Request::Want {
+                relay: Some(spec()),
+                esp: Some(true),
+            },
             Request::HandOver,
             Request::Succeeded,
         ] {
