@@ -17,7 +17,7 @@ use super::{
     holder::HoldSpec,
     launch::LabSpec,
     ping::PingSpec,
-    web::{FetchSpec, ServeSpec},
+    web::{FetchSpec, PullSpec, ServeSpec},
 };
 use crate::exit::CliError;
 
@@ -41,6 +41,10 @@ pub(crate) enum Role {
     Serve(ServeSpec),
     /// Asks such a server.
     Fetch(FetchSpec),
+    /// Has such a server send much.
+    Pull(PullSpec),
+    /// Looks at what goes over a wire.
+    Watch,
 }
 
 /// Becomes a helper process of a lab. The process must have one thread.
@@ -60,6 +64,8 @@ pub fn internal(args: Vec<OsString>) -> Result<ExitCode, CliError> {
         Some(Role::Ping(spec)) => super::ping::run(&spec),
         Some(Role::Serve(spec)) => super::web::serve(&spec),
         Some(Role::Fetch(spec)) => super::web::fetch(&spec),
+        Some(Role::Pull(spec)) => super::web::pull(&spec),
+        Some(Role::Watch) => super::watch::run(),
     };
     done.map_err(|error| CliError::failed(format!("lab: {error:#}")))
 }

@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    Cable, LabError, PingReport, PingSpec, Pinger,
+    Cable, LabError, PingReport, PingSpec, Pinger, PullSpec, Pulled, Running, WatchReport,
     control::{AgentStatus, HostStatus, Request},
     exec::proc_dir,
     helper::{Role, arguments, how_it_ended, weft},
@@ -175,6 +175,36 @@ impl Host {
         }
         args.extend(arguments(&Role::Fetch(spec.clone())).map_err(failed)?);
         serde_json::from_str(&self.weft(&args)?).map_err(failed)
+    }
+
+    /// Has such a server send bytes over one connection, to the host itself or to the endpoint of that
+    /// name on it.
+    ///
+    /// # Errors
+    /// Not all of them come.
+    pub fn pull(&self, to: Option<&str>, spec: &PullSpec) -> Result<Pulled, LabError> {
+        let what = format!("a transfer from {}", spec.from);
+        let failed = |error: serde_json::Error| LabError::io(what.as_str())(error.into());
+        let mut args: Vec<String> = Vec::new();
+        if let Some(endpoint) = to {
+            args.extend(["exec", endpoint, "--", "weft"].map(str::to_owned));
+        }
+        args.extend(arguments(&Role::Pull(spec.clone())).map_err(failed)?);
+        serde_json::from_str(&self.weft(&args)?).map_err(failed)
+    }
+
+    /// Begins to look at what goes over the host's wire. It is looked at when this returns.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub fn start_watch(&self) -> Result<Running<WatchReport>, LabError> {
+        let mut command = self.command("weft");
+        let what = format!("a look at the wire of {}", self.name);
+        let watch = arguments(&Role::Watch);
+        command.args(watch.map_err(|error| LabError::io(what.as_str())(error.into()))?);
+        let mut running = Running::spawn(command, what)?;
+        running.wait_ready()?;
+        Ok(running)
     }
 
     /// Starts the agent, which must not be running, with the lab's arguments.

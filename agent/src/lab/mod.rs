@@ -31,9 +31,11 @@ mod lab;
 mod launch;
 mod options;
 mod ping;
+mod running;
 mod supervisor;
 mod underlay;
 mod verbs;
+mod watch;
 mod web;
 
 pub use control::{AgentStatus, Cable, HostStatus, LabStatus};
@@ -45,10 +47,14 @@ pub use host::Host;
 pub use lab::{Lab, down};
 pub use options::LabOptions;
 pub use ping::{PingReport, PingSpec, Pinger};
+pub use running::Running;
 pub use verbs::run;
-pub use web::{Answer, FetchSpec, ServeSpec, serve};
+pub use watch::WatchReport;
+pub use web::{Answer, FetchSpec, PullSpec, Pulled, ServeSpec, serve};
 
 /// Most hosts with an agent in one lab.
 pub const HOSTS_MAX: u8 = 50;
+/// What transfers and pings carry, so that it is found where it should not be.
+pub const PATTERN: u8 = 0x77;
 /// Name of the host without an agent.
 pub const OUTSIDE: &str = "outside";

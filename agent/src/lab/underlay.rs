@@ -14,7 +14,7 @@ use super::{HOSTS_MAX, OUTSIDE, control::Cable};
 /// The bridge's name, in the lab's own network namespace.
 const BRIDGE: &str = "underlay";
 /// The interface of a host on the underlay.
-const HOST_IFNAME: &str = "eth0";
+pub(super) const HOST_IFNAME: &str = "eth0";
 /// Prefix of the underlay; hosts are numbered in its last byte.
 const PREFIX_LEN: u8 = 24;
 /// Number of the host without an agent: the last of the /24.

@@ -25,7 +25,10 @@ impl From<LabError> for CliError {
 pub fn run(_context: &Context, command: LabCommand) -> Result<ExitCode, CliError> {
     match command {
         LabCommand::Up(args) => up(args),
-        LabCommand::Demo(args) => Ok(super::demo::run(current_exe()?, usize::from(args.hosts))),
+        LabCommand::Demo(args) => {
+            let hosts = usize::from(args.hosts);
+            Ok(super::demo::run(current_exe()?, hosts, args.encrypted))
+        }
         LabCommand::Exec(LabExecArgs { lab, host, command }) => {
             Ok(super::exec(&lab.name, &host, &command)?)
         }

@@ -6,17 +6,21 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::ExitCode,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::PATTERN;
+
 /// Connections that wait to be taken.
 const BACKLOG: i32 = 1024;
 /// Longest line or datagram that is read.
 const LINE_MAX: usize = 2048;
+/// Bytes of a transfer that are read or written at a time.
+const CHUNK: usize = 64 << 10;
 /// Longest that a connection or an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -38,6 +42,24 @@ pub struct FetchSpec {
     pub count: u32,
 }
 
+/// How much to have sent by a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullSpec {
+    /// The server.
+    pub from: SocketAddr,
+    /// Bytes, each [`PATTERN`](super::PATTERN).
+    pub bytes: u64,
+}
+
+/// What came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulled {
+    /// Bytes.
+    pub bytes: u64,
+    /// How long that took.
+    pub micros: u64,
+}
+
 /// What a server said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -48,7 +70,8 @@ pub struct Answer {
 }
 
 /// Serves until the process is killed. A line over TCP, or a datagram, is answered by `NAME PEER`; a
-/// line that begins an HTTP request (RFC 9112 section 3) gets that as an HTTP answer.
+/// line that begins an HTTP request (RFC 9112 section 3) gets that as an HTTP answer, and `send NUMBER`
+/// so many bytes.
 ///
 /// # Errors
 /// The port cannot be listened on.
@@ -103,6 +126,11 @@ fn lines(name: &str, stream: TcpStream, peer: SocketAddr) {
             let _ = write!(out, "{head}\r\n\r\n{body}");
             return;
         }
+        if let Some(bytes) = line.strip_prefix("send ") {
+            let wanted = io::repeat(PATTERN).take(bytes.trim_end().parse().unwrap_or(0));
+            let _ = io::copy(&mut BufReader::with_capacity(CHUNK, wanted), &mut out);
+            return;
+        }
         if out.write_all(body.as_bytes()).is_err() {
             return;
         }
@@ -122,6 +150,35 @@ fn answer(name: &str, peer: SocketAddr) -> String {
 pub(crate) fn fetch(spec: &FetchSpec) -> anyhow::Result<ExitCode> {
     let answers: anyhow::Result<Vec<Answer>> = (0..spec.count).map(|_| ask(spec.to)).collect();
     println!("{}", serde_json::to_string(&answers?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes bytes and prints how many came, and how long it took.
+pub(crate) fn pull(spec: &PullSpec) -> anyhow::Result<ExitCode> {
+    let PullSpec { from, bytes } = *spec;
+    let what = || format!("{from} does not send");
+    let mut stream = TcpStream::connect_timeout(&from, PATIENCE).with_context(what)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let start = Instant::now();
+    writeln!(stream, "send {bytes}").with_context(what)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut came = 0;
+    loop {
+        let count = stream.read(&mut buffer).with_context(what)?;
+        let part = buffer.get(..count).unwrap_or_default();
+        ensure!(
+            part.iter().all(|byte| *byte == PATTERN),
+            "{from} sends something else"
+        );
+        came += count as u64;
+        if count == 0 {
+            break;
+        }
+    }
+    ensure!(came == bytes, "{came} of {bytes} bytes came from {from}");
+    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let pulled = Pulled { bytes, micros };
+    println!("{}", serde_json::to_string(&pulled)?);
     Ok(ExitCode::SUCCESS)
 }
 

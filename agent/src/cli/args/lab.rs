@@ -69,6 +69,9 @@ pub struct LabDemoArgs {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u8).range(3..=50))]
     pub hosts: u8,
+    /// With an encrypted network
+    #[arg(long)]
+    pub encrypted: bool,
 }
 
 /// `weft lab exec`.

@@ -4,6 +4,7 @@ mod interrupt;
 mod page;
 mod service;
 mod steps;
+mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -14,12 +15,15 @@ use super::{Lab, LabOptions};
 const LOG_LINES: usize = 8;
 
 /// Runs the demo, prints it and leaves nothing behind; fails if a check does.
-pub(crate) fn run(exe: PathBuf, hosts: usize) -> ExitCode {
+pub(crate) fn run(exe: PathBuf, hosts: usize, encrypted: bool) -> ExitCode {
     let name = format!("demo-{}", std::process::id());
-    let options = LabOptions::new(exe)
+    let mut options = LabOptions::new(exe)
         .named(name)
         .with_hosts(hosts)
         .without_cluster();
+    if encrypted {
+        options.agent_args = ["--rekey", wire::REKEY].map(str::to_owned).into();
+    }
     let mut page = Page::new(Interrupt::watch(&options.name));
     page.title(&format!(
         "weft on {hosts} hosts of this machine, nothing installed or left behind"
@@ -27,7 +31,7 @@ pub(crate) fn run(exe: PathBuf, hosts: usize) -> ExitCode {
     let passed = match page.step("hosts", || start(&options)) {
         None => false,
         Some(lab) => {
-            let passed = Steps::new(&lab, &mut page).run();
+            let passed = Steps::new(&lab, &mut page, encrypted).run();
             if !passed {
                 show_logs(&lab, &mut page);
             }

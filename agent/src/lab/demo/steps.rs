@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::{super::cluster, Page, service};
+use super::{super::cluster, Page, service, wire};
 use crate::{
     api::types::{Endpoint, Network, Node, NodeStatus, Status},
     lab::{Host, Lab, LabError, PingReport, PingSpec},
@@ -17,6 +17,9 @@ pub(super) const NETWORK: &str = "demo";
 /// What VXLAN takes of an IPv4 underlay: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14
 /// (RFC 7348, section 5).
 const VXLAN_OVERHEAD: u32 = 50;
+/// What ESP in UDP takes more: UDP 8, ESP 8, IV 8, trailer 2, ICV 16 (RFC 3948, RFC 4303, RFC 4106);
+/// the packet ends on four bytes then.
+const ESP_OVERHEAD: u32 = 42;
 /// Requests per pair of the matrix, and microseconds between them.
 const MATRIX_PINGS: u32 = 5;
 const MATRIX_INTERVAL_US: u64 = 2_000;
@@ -37,11 +40,16 @@ pub(super) const POLL: Duration = Duration::from_millis(10);
 pub(super) struct Steps<'a> {
     lab: &'a Lab,
     page: &'a mut Page,
+    encrypted: bool,
 }
 
 impl<'a> Steps<'a> {
-    pub(super) fn new(lab: &'a Lab, page: &'a mut Page) -> Self {
-        Self { lab, page }
+    pub(super) fn new(lab: &'a Lab, page: &'a mut Page, encrypted: bool) -> Self {
+        Self {
+            lab,
+            page,
+            encrypted,
+        }
     }
 
     /// Does all of them, up to the first that fails; whether none did.
@@ -62,9 +70,13 @@ impl<'a> Steps<'a> {
         self.page.command("h1", "weft init");
         self.page.command("h2", "weft join --token WFTKN-1-.. h1");
         self.page.step("cluster", || cluster(hosts))?;
+        let mut create = vec!["network", "create", NETWORK];
+        if self.encrypted {
+            create.push("--encrypted");
+        }
         self.page
-            .command("h1", &format!("weft network create {NETWORK}"));
-        let network = self.page.step("network", || network(h1))?;
+            .command("h1", &format!("weft {}", create.join(" ")));
+        let network = self.page.step("network", || network(h1, &create))?;
         self.page.command(
             "h1",
             "weft run --network demo --name c1 --detach -- sleep infinity",
@@ -74,6 +86,9 @@ impl<'a> Steps<'a> {
             "h1",
             &format!("weft exec c1 -- ping {}", address(&endpoints, 1)?),
         );
+        if self.encrypted {
+            self.page.step("keys", || wire::agreed(hosts))?;
+        }
         self.page.step("ping", || matrix(hosts, &endpoints))?;
         self.page
             .step("mtu", || largest_packet(h1, &endpoints, &network))?;
@@ -81,6 +96,11 @@ impl<'a> Steps<'a> {
         self.page.command("h1", service::RUN);
         self.page
             .step("service", || service::publish(self.lab, hosts))?;
+        if self.encrypted {
+            self.page.command("h1", "weft status");
+            self.page
+                .step("wire", || wire::sealed(h1, h2, &endpoints))?;
+        }
         self.page.command("h2", "kill -9 $(pidof weft); weft agent");
         self.page
             .step("restart", || agent_restarts(h1, h2, &endpoints))?;
@@ -108,8 +128,8 @@ fn cluster(hosts: &[Host]) -> Checked<()> {
     ))
 }
 
-fn network(host: &Host) -> Checked<Network> {
-    host.weft(&["network", "create", NETWORK])?;
+fn network(host: &Host, create: &[&str]) -> Checked<Network> {
+    host.weft(create)?;
     let networks: Vec<Network> = list(host, "network")?;
     let found = networks.into_iter().find(|network| network.name == NETWORK);
     let network = found.ok_or_else(|| failed(format!("network {NETWORK} is not listed")))?;
@@ -201,7 +221,11 @@ fn matrix(hosts: &[Host], endpoints: &[Endpoint]) -> Checked<()> {
 
 fn largest_packet(host: &Host, endpoints: &[Endpoint], network: &Network) -> Checked<()> {
     let (from, to) = pair(endpoints)?;
-    let wanted = u16::try_from(1500 - VXLAN_OVERHEAD).unwrap_or(u16::MAX);
+    let overhead = match network.encrypted {
+        true => VXLAN_OVERHEAD + ESP_OVERHEAD,
+        false => VXLAN_OVERHEAD,
+    };
+    let wanted = u16::try_from(1500 - overhead).unwrap_or(u16::MAX);
     check(network.mtu == u32::from(wanted), || {
         format!("the MTU is {}", network.mtu)
     })?;
@@ -308,7 +332,7 @@ fn wait_returned(host: &Host) -> Result<(), LabError> {
     }
 }
 
-fn check_unharmed(report: &PingReport) -> Result<(), LabError> {
+pub(super) fn check_unharmed(report: &PingReport) -> Result<(), LabError> {
     check(report.received > 0 && report.lost == 0, || {
         let PingReport {
             sent,
@@ -323,7 +347,7 @@ fn check_unharmed(report: &PingReport) -> Result<(), LabError> {
     })
 }
 
-fn endless(to: &Endpoint) -> PingSpec {
+pub(super) fn endless(to: &Endpoint) -> PingSpec {
     PingSpec::once(to.ipv4).endless(ENDLESS_INTERVAL_US)
 }
 
@@ -341,7 +365,7 @@ fn address(endpoints: &[Endpoint], index: usize) -> Option<String> {
     Some(endpoints.get(index)?.ipv4.to_string())
 }
 
-fn pair(endpoints: &[Endpoint]) -> Result<(&Endpoint, &Endpoint), LabError> {
+pub(super) fn pair(endpoints: &[Endpoint]) -> Result<(&Endpoint, &Endpoint), LabError> {
     match endpoints {
         [one, two, ..] => Ok((one, two)),
         _ => Err(failed("two containers are needed".to_owned())),

@@ -1,7 +1,6 @@
 //! An own ICMP echo (RFC 792, RFC 4443), so that no ping program is needed in a lab.
 
 mod packet;
-mod pinger;
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use self::packet::Echo;
-pub use self::pinger::Pinger;
 
 /// Requests that are remembered while their replies are out.
 const OUTSTANDING_MAX: usize = 1 << 16;
@@ -50,6 +48,9 @@ sockopt_impl!(
     libc::IPV6_MTU_DISCOVER,
     libc::c_int
 );
+
+/// A running ping.
+pub type Pinger = super::Running<PingReport>;
 
 /// What to ping and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -291,29 +292,29 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// When enough was sent.
-enum End {
+/// When enough was sent, or seen.
+pub(super) enum End {
     Count(u64),
     /// Standard input, which does not block, and when it is looked at next.
     Input(io::Stdin, Instant),
 }
 
 impl End {
-    fn new(count: Option<u32>) -> anyhow::Result<Self> {
+    pub(super) fn new(count: Option<u32>) -> anyhow::Result<Self> {
         if let Some(count) = count {
             return Ok(Self::Count(count.into()));
         }
         let stdin = io::stdin();
         anyhow::ensure!(
             !stdin.is_terminal(),
-            "an endless ping ends with its standard input"
+            "what is endless ends with its standard input"
         );
         let flags = OFlag::from_bits_retain(fcntl(stdin.as_fd(), FcntlArg::F_GETFL)?);
         fcntl(stdin.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         Ok(Self::Input(stdin, Instant::now() + STDIN_POLL))
     }
 
-    fn reached(&mut self, sent: u64) -> bool {
+    pub(super) fn reached(&mut self, sent: u64) -> bool {
         match self {
             Self::Count(count) => sent >= *count,
             Self::Input(_, next) if Instant::now() < *next => false,

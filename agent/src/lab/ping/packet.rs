@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::lab::PATTERN;
+
 /// Type of an echo request and its reply: RFC 792, page 14; RFC 4443, sections 4.1 and 4.2.
 const TYPES_V4: (u8, u8) = (8, 0);
 const TYPES_V6: (u8, u8) = (128, 129);
@@ -30,7 +32,7 @@ impl Echo {
         Self {
             v6,
             identifier: u16::from_be_bytes([high, low]),
-            request: vec![0x77; length],
+            request: vec![PATTERN; length],
         }
     }
 

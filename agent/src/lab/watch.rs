@@ -1,0 +1,124 @@
+//! A look at what goes over a host's wire, so that no other program is needed to see that nothing goes
+//! in clear.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    os::fd::AsRawFd,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use nix::{
+    errno::Errno,
+    net::if_::if_nametoindex,
+    sys::socket::{LinkAddr, recvfrom},
+};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{PATTERN, ping::End, underlay::HOST_IFNAME};
+
+/// Longest frame that is read: what a device hands on at once (GSO).
+const FRAME_MAX: usize = 1 << 17;
+/// Bytes of frames that wait to be read.
+const BUFFER: usize = 64 << 20;
+/// How long nothing may come until it is looked whether that was enough.
+const WAIT: Duration = Duration::from_millis(10);
+/// So many bytes of [`PATTERN`] in a row are no accident.
+const RUN: usize = 24;
+/// IEEE 802 numbers, and IP protocol numbers.
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const UDP: u8 = 17;
+
+/// What was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchReport {
+    /// Frames, both ways.
+    pub frames: u64,
+    /// Those of UDP, by destination port.
+    pub udp: BTreeMap<u16, u64>,
+    /// Frames with what transfers and pings carry, in clear.
+    pub clear: u64,
+}
+
+/// Says that it has begun, looks until standard input ends, and prints what was seen as a line of
+/// JSON.
+pub(super) fn run() -> anyhow::Result<ExitCode> {
+    let every = i32::from(u16::to_be(libc::ETH_P_ALL as u16));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(every)));
+    let socket = socket.context("cannot open a packet socket")?;
+    // What it may be at most is the host's to say.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    socket.set_read_timeout(Some(WAIT))?;
+    let wire = if_nametoindex(HOST_IFNAME).context("the host has no wire")? as usize;
+    let mut end = End::new(None)?;
+    let mut report = WatchReport::default();
+    let mut frame = vec![0; FRAME_MAX];
+    writeln!(io::stdout(), "ready")?;
+    while !end.reached(0) {
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame) {
+            Ok((length, Some(from))) if from.ifindex() == wire => {
+                report.take(frame.get(..length).unwrap_or_default());
+            }
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot look at the wire"),
+        }
+    }
+    writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl WatchReport {
+    fn take(&mut self, frame: &[u8]) {
+        self.frames += 1;
+        if let Some(port) = udp_port(frame) {
+            *self.udp.entry(port).or_default() += 1;
+        }
+        let mut run = 0;
+        let is_clear = frame.iter().any(|byte| {
+            run = if *byte == PATTERN { run + 1 } else { 0 };
+            run >= RUN
+        });
+        self.clear += u64::from(is_clear);
+    }
+}
+
+/// Destination port of a UDP datagram (RFC 768) over IPv4 or IPv6 without extension headers.
+fn udp_port(frame: &[u8]) -> Option<u16> {
+    let packet = frame.get(14..)?;
+    let datagram = match u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]) {
+        ETHERTYPE_IPV4 if *packet.get(9)? == UDP => {
+            packet.get(usize::from(packet.first()? & 0x0f) * 4..)?
+        }
+        ETHERTYPE_IPV6 if *packet.get(6)? == UDP => packet.get(40..)?,
+        _ => return None,
+    };
+    Some(u16::from_be_bytes([*datagram.get(2)?, *datagram.get(3)?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_told_by_port_and_content() {
+        let mut report = WatchReport::default();
+        let mut frame = vec![0; 14 + 20];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[14 + 9] = UDP;
+        frame.extend([0x11, 0x94, 0x11, 0x94, 0, 0, 0, 0]);
+        report.take(&frame);
+        frame.extend([PATTERN; RUN - 1]);
+        report.take(&frame);
+        assert_eq!((report.frames, report.clear), (2, 0));
+        frame.push(PATTERN);
+        report.take(&frame);
+        assert_eq!((report.clear, report.udp), (1, [(4500, 3)].into()));
+        for length in 0..frame.len() {
+            WatchReport::default().take(&frame[..length]);
+        }
+    }
+}
