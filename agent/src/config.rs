@@ -23,6 +23,10 @@ pub const SOCKET_NAME: &str = "weft.sock";
 const DEFAULT_RESYNC: Duration = Duration::from_secs(10);
 /// More often the agent would do nothing else.
 const MIN_RESYNC: Duration = Duration::from_millis(100);
+/// A key is accepted for some seconds after it was given up: more often, too many would be.
+const MIN_REKEY: Duration = Duration::from_secs(1);
+/// Forward secrecy is no older than that.
+const MAX_REKEY: Duration = Duration::from_hours(24);
 /// A configuration is some lines; more is a mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -48,6 +52,30 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Control-plane times.
     pub timing: Timing,
+    /// Encrypted networks.
+    pub encryption: Encryption,
+}
+
+/// How this node carries encrypted networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encryption {
+    /// Which data path carries them.
+    pub path: EncryptionPath,
+    /// Age at which a key is replaced.
+    pub rekey: Duration,
+}
+
+/// Which data path carries encrypted networks. On the wire there is no difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EncryptionPath {
+    /// The kernel's, where it has ESP, else that in user space.
+    #[default]
+    Auto,
+    /// The kernel's (XFRM), or none.
+    Kernel,
+    /// That of the data-plane process.
+    Userspace,
 }
 
 /// Control-plane times, the same on every node of a cluster. The defaults suit a LAN.
@@ -93,6 +121,10 @@ pub struct Overrides {
     pub log_level: Option<String>,
     /// See [`Config::metrics`].
     pub metrics: Option<SocketAddr>,
+    /// See [`Encryption::path`].
+    pub encryption: Option<EncryptionPath>,
+    /// See [`Encryption::rekey`].
+    pub rekey: Option<Duration>,
 }
 
 /// A configuration that cannot be used.
@@ -138,6 +170,15 @@ impl Default for Timing {
     }
 }
 
+impl Default for Encryption {
+    fn default() -> Self {
+        Self {
+            path: EncryptionPath::Auto,
+            rekey: Duration::from_hours(1),
+        }
+    }
+}
+
 impl Config {
     /// Reads the file, if there is one, and lets `overrides` have the last word.
     pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
@@ -176,6 +217,10 @@ impl Config {
             resync: file.resync.map_or(DEFAULT_RESYNC, |d| d.0),
             metrics: overrides.metrics.or(file.metrics.map(|place| place.0)),
             timing: file.timing.unwrap_or_default().into_timing(),
+            encryption: file
+                .encryption
+                .unwrap_or_default()
+                .into_encryption(overrides.encryption, overrides.rekey),
         })
     }
 
@@ -205,7 +250,21 @@ impl Config {
                 MIN_RESYNC.as_millis()
             ));
         }
+        self.encryption.check().map_err(ConfigError::Invalid)?;
         self.timing.check().map_err(ConfigError::Invalid)
+    }
+}
+
+impl Encryption {
+    fn check(&self) -> Result<(), String> {
+        match (MIN_REKEY..=MAX_REKEY).contains(&self.rekey) {
+            true => Ok(()),
+            false => Err(format!(
+                "the age at which keys are replaced (rekey) must be between {}s and {}h",
+                MIN_REKEY.as_secs(),
+                MAX_REKEY.as_secs() / 3600
+            )),
+        }
     }
 }
 
@@ -266,6 +325,25 @@ struct File {
     resync: Option<Span>,
     metrics: Option<Place>,
     timing: Option<FileTiming>,
+    encryption: Option<FileEncryption>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct FileEncryption {
+    path: Option<EncryptionPath>,
+    rekey: Option<Span>,
+}
+
+impl FileEncryption {
+    fn into_encryption(self, path: Option<EncryptionPath>, rekey: Option<Duration>) -> Encryption {
+        let default = Encryption::default();
+        let of_file = self.rekey.map(|span| span.0);
+        Encryption {
+            path: path.or(self.path).unwrap_or(default.path),
+            rekey: rekey.or(of_file).unwrap_or(default.rekey),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

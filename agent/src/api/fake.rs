@@ -398,6 +398,30 @@ pub(crate) fn a_status() -> Status {
             unreachable: 2,
             lost: 3,
         }),
+        encryption: Some(EncryptionStatus {
+            path: "userspace".into(),
+            error: None,
+            peers: vec![ProtectedPeer {
+                node: "eeeeeeeeeeeeeeee".into(),
+                name: "h2".into(),
+                vtep: "192.0.2.2".parse().unwrap(),
+                remote: Some("192.0.2.2:4500".parse().unwrap()),
+                state: ProtectionState::Protected,
+                reason: None,
+                epoch_out: Some(3),
+                epoch_in: Some(4),
+                age_s: Some(600),
+                packets_out: 10,
+                bytes_out: 1000,
+                packets_in: 20,
+                bytes_in: 2000,
+                drops: [("replayed".to_owned(), 1)].into(),
+                last_received_ms: Some(15),
+            }],
+            strays: [("unknown_spi".to_owned(), 2)].into(),
+            clear_dropped_in: 4,
+            clear_dropped_out: 0,
+        }),
     }
 }
 

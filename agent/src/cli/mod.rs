@@ -105,6 +105,8 @@ fn agent(args: AgentArgs, socket: Option<PathBuf>) -> Result<ExitCode, CliError>
         log_format: args.log.log_format,
         log_level: args.log.log_level,
         metrics: args.metrics,
+        encryption: args.encryption,
+        rekey: args.rekey,
     })
     .map_err(|error| failed(error.into()))?;
     crate::log::init(&config).map_err(failed)?;

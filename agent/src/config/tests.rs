@@ -53,10 +53,13 @@ fn the_example_names_every_key_with_its_default() {
         resync,
         metrics,
         timing,
+        encryption,
     } = File::parse(Path::new("weft.toml"), &text).unwrap();
     assert!(data_dir.is_some() && run_dir.is_some() && socket.is_some() && node_name.is_some());
     assert!(log_format.is_some() && log_level.is_some() && resync.is_some());
     assert!(metrics.is_some());
+    let FileEncryption { path, rekey } = encryption.unwrap();
+    assert!(path.is_some() && rekey.is_some());
     let FileTiming {
         heartbeat,
         election_min,
@@ -85,6 +88,9 @@ fn every_key_is_read() {
         election-min = "300ms"
         election-max = "600ms"
         detection = "2s"
+        [encryption]
+        path = "userspace"
+        rekey = "2s"
         "#,
     );
     let millis = Duration::from_millis;
@@ -102,6 +108,10 @@ fn every_key_is_read() {
             election_min: millis(300),
             election_max: millis(600),
             detection: millis(2000),
+        },
+        encryption: Encryption {
+            path: EncryptionPath::Userspace,
+            rekey: millis(2000),
         },
     };
     assert_eq!(Config::load(overrides).unwrap(), expected);

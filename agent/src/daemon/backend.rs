@@ -13,6 +13,7 @@ use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
 use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
 use super::dataplane::Report;
+use super::encryption::EncryptionReport;
 use super::events::{self, Events};
 use super::health::Reasons;
 use super::reconcile::{GUARD_TABLE, KernelState, Passes};
@@ -39,6 +40,7 @@ pub(super) struct Daemon {
     pub(super) control: ControlPlane,
     pub(super) kernel: watch::Receiver<Arc<KernelState>>,
     dataplane: watch::Receiver<Arc<Report>>,
+    pub(super) encryption: watch::Receiver<Arc<EncryptionReport>>,
     pub(super) node_name: Option<String>,
     /// Where the sandboxes are.
     pub(super) netns_dir: PathBuf,
@@ -60,6 +62,8 @@ pub(super) struct DaemonParts {
     pub(super) kernel: watch::Receiver<Arc<KernelState>>,
     /// What its data-plane process does.
     pub(super) dataplane: watch::Receiver<Arc<Report>>,
+    /// What is known of its encrypted networks.
+    pub(super) encryption: watch::Receiver<Arc<EncryptionReport>>,
     /// How often it was looked at.
     pub(super) passes: Arc<Passes>,
     /// What happens.
@@ -76,6 +80,7 @@ impl Daemon {
             control: parts.control,
             kernel: parts.kernel,
             dataplane: parts.dataplane,
+            encryption: parts.encryption,
             node_name: config.node_name.clone(),
             netns_dir: config.netns_dir(),
             passes: parts.passes,
@@ -261,11 +266,13 @@ impl Backend for Daemon {
                 false => wait::AppliedMap::new(),
             };
             let dataplane = self.dataplane.borrow().clone();
+            let encryption = self.encryption.borrow().clone();
             let known = convert::Known {
                 control: &control,
                 kernel: &kernel,
                 features: &self.features,
                 dataplane: &dataplane,
+                encryption: &encryption,
                 applied: &applied,
             };
             Ok(self.control.with_view(|view| convert::status(&known, view)))

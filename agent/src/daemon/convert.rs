@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use weft_encrypt::InboundCounters;
+use weft_encrypt::path::PeerState;
 use weft_overlay::Features;
 use weft_raft::control::{
     ControlStatus, InitError, JoinError, LeaveError, ProposeError, Quorum, TimedOut,
@@ -11,11 +13,13 @@ use weft_raft::control::{
 use weft_raft::model::{NodeId, View};
 
 use super::dataplane::Report;
+use super::encryption::{EncryptionReport, PeerReport, Protection};
 use super::reconcile::KernelState;
 use super::wait::AppliedMap;
 use crate::api::types::host_wide;
 use crate::api::types::{
-    ApiError, Certificate, DataplaneStatus, ErrorCode, Feature, Managers, Peer, Problem, Status,
+    ApiError, Certificate, DataplaneStatus, EncryptionStatus, ErrorCode, Feature, Managers, Peer,
+    Problem, ProtectedPeer, ProtectionState, Status,
 };
 use crate::dataplane::wire::State;
 
@@ -43,6 +47,7 @@ pub(super) struct Known<'a> {
     pub(super) kernel: &'a KernelState,
     pub(super) features: &'a [Feature],
     pub(super) dataplane: &'a Report,
+    pub(super) encryption: &'a EncryptionReport,
     /// What the nodes' kernels reflect, where this node was told.
     pub(super) applied: &'a AppliedMap,
 }
@@ -54,6 +59,7 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         kernel,
         features,
         dataplane,
+        encryption,
         applied,
     } = known;
     let member = control.member;
@@ -71,12 +77,84 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         managers: managers(control.managers),
         peers: peers(control, applied, view),
         features: features.to_vec(),
-        problems: problems(control, kernel, dataplane, view),
+        problems: problems(known, view),
         warnings: own.map(|node| host_wide(node)).unwrap_or_default(),
         drops: drops(control, kernel),
         certificate: certificate(control),
         dataplane: dataplane_status(dataplane),
+        encryption: encryption_status(encryption, view),
     }
+}
+
+fn encryption_status(report: &EncryptionReport, view: &View) -> Option<EncryptionStatus> {
+    let peers = report.peers.iter();
+    Some(EncryptionStatus {
+        path: report.path?.to_owned(),
+        error: report.error.clone(),
+        peers: peers
+            .map(|(node, peer)| protected_peer(*node, peer, view))
+            .collect(),
+        strays: refusals(&report.strays).collect(),
+        clear_dropped_in: report.clear_dropped.0,
+        clear_dropped_out: report.clear_dropped.1,
+    })
+}
+
+fn protected_peer(node: NodeId, peer: &PeerReport, view: &View) -> ProtectedPeer {
+    let known = &peer.state;
+    let (state, reason) = match &peer.protection {
+        Protection::Protected => (ProtectionState::Protected, None),
+        Protection::Blocked(why) => (ProtectionState::Blocked, Some(why.clone())),
+    };
+    ProtectedPeer {
+        node: node.to_string(),
+        name: view
+            .nodes
+            .get(&node)
+            .map(|row| row.name.clone())
+            .unwrap_or_default(),
+        vtep: peer.vtep,
+        remote: known.remote,
+        state,
+        reason,
+        epoch_out: peer.epoch_out,
+        epoch_in: peer.epoch_in,
+        age_s: peer.age.map(|age| age.as_secs()),
+        packets_out: known.outbound.packets,
+        bytes_out: known.outbound.bytes,
+        packets_in: known.inbound.packets,
+        bytes_in: known.inbound.bytes,
+        drops: protection_drops(known).collect(),
+        last_received_ms: known.last_received_ms,
+    }
+}
+
+/// Packets from and for a peer that were dropped, by cause, where any were.
+pub(super) fn protection_drops(peer: &PeerState) -> impl Iterator<Item = (String, u64)> + use<> {
+    let own = [
+        ("no_key", peer.no_key),
+        ("foreign_network", peer.foreign_network),
+        ("send_failed", peer.send_failed),
+        ("exhausted", peer.outbound.exhausted),
+    ];
+    let own = own.into_iter().filter(|(_, count)| *count > 0);
+    refusals(&peer.inbound).chain(own.map(|(name, count)| (name.to_owned(), count)))
+}
+
+/// What was dropped, by cause, where anything was.
+pub(super) fn refusals(counters: &InboundCounters) -> impl Iterator<Item = (String, u64)> + use<> {
+    let causes = [
+        ("bad_length", counters.bad_length),
+        ("unknown_spi", counters.unknown_spi),
+        ("replayed", counters.replayed),
+        ("too_old", counters.too_old),
+        ("auth_failed", counters.auth_failed),
+        ("bad_padding", counters.bad_padding),
+        ("wrong_next_header", counters.wrong_next_header),
+        ("bad_inner", counters.bad_inner),
+    ];
+    let causes = causes.into_iter().filter(|(_, count)| *count > 0);
+    causes.map(|(name, count)| (name.to_owned(), count))
 }
 
 fn dataplane_status(report: &Report) -> Option<DataplaneStatus> {
@@ -122,12 +200,14 @@ fn peers(control: &ControlStatus, applied: &AppliedMap, view: &View) -> Vec<Peer
         .collect()
 }
 
-fn problems(
-    control: &ControlStatus,
-    kernel: &KernelState,
-    dataplane: &Report,
-    view: &View,
-) -> Vec<Problem> {
+fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
+    let Known {
+        control,
+        kernel,
+        dataplane,
+        encryption,
+        ..
+    } = known;
     let fault = control.fault.iter().map(|message| Problem {
         object: "store".to_owned(),
         message: format!("this manager takes part in no decision until it is restarted: {message}"),
@@ -145,6 +225,10 @@ fn problems(
         { dataplane.error.iter() }.filter(|error| kernel.ports_error.as_ref() != Some(error));
     let process = process.map(|message| Problem {
         object: "data-plane process".to_owned(),
+        message: message.clone(),
+    });
+    let carried = encryption.trouble().map(|message| Problem {
+        object: "encrypted networks".to_owned(),
         message: message.clone(),
     });
     let networks = kernel.failed.iter().map(|(id, message)| {
@@ -167,6 +251,7 @@ fn problems(
         .chain(guard)
         .chain(ports)
         .chain(process)
+        .chain(carried)
         .chain(networks)
         .chain(endpoints)
         .chain(services)

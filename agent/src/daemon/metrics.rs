@@ -11,6 +11,8 @@ use weft_raft::control::{BackendNumbers, ControlStatus, NumbersOf};
 use weft_raft::model::{Endpoint, NodeStatus, View};
 
 use super::backend::Daemon;
+use super::convert;
+use super::encryption::{EncryptionReport, PeerReport, Protection};
 use super::reconcile::{GUARD_TABLE, KernelState};
 use super::service_plane::{self, INGRESS_TABLE};
 use crate::api::types::BackendState;
@@ -41,6 +43,10 @@ pub(super) async fn page(daemon: Daemon) -> String {
     own_kernel(&mut page, &daemon, &kernel);
     refusals(&mut page, &control);
     dropped(&mut page, &drops);
+    let report = daemon.encryption.borrow().clone();
+    daemon
+        .control
+        .with_view(|view| encryption(&mut page, &report, view));
     process(&mut page);
     page.finish()
 }
@@ -264,6 +270,80 @@ fn refusals(page: &mut Page, control: &ControlStatus) {
     let mut family = page.family("weft_control_bytes_total", Counter, help);
     family.sample(&[("direction", "in")], transport.bytes_received);
     family.sample(&[("direction", "out")], transport.bytes_sent);
+}
+
+/// Encrypted networks, by the nodes that share one with this node.
+fn encryption(page: &mut Page, report: &EncryptionReport, view: &View) {
+    let name = |node| {
+        view.nodes
+            .get(&node)
+            .map(|row| row.name.clone())
+            .unwrap_or_default()
+    };
+    let peers: Vec<_> = report
+        .peers
+        .iter()
+        .map(|(node, peer)| (name(*node), peer))
+        .collect();
+    let mut numbers = |family: &str, kind, help: &str, of: fn(&PeerReport) -> Option<u64>| {
+        let mut family = page.family(family, kind, help);
+        for (name, peer) in &peers {
+            if let Some(number) = of(peer) {
+                family.sample(&[("peer", name)], number);
+            }
+        }
+    };
+    let help =
+        "Whether traffic of encrypted networks with a node is protected; if not, it is blocked.";
+    numbers("weft_encryption_protected", Gauge, help, |peer| {
+        Some(u64::from(peer.protection == Protection::Protected))
+    });
+    let help = "Number of the key that this node sends to a node with.";
+    numbers("weft_encryption_epoch", Gauge, help, |peer| peer.epoch_out);
+    let help = "For how long it has, seconds.";
+    let age = |peer: &PeerReport| peer.age.map(|age| age.as_secs());
+    numbers("weft_encryption_key_age_seconds", Gauge, help, age);
+    let help = "Milliseconds since a packet of a node was accepted.";
+    let heard = |peer: &PeerReport| peer.state.last_received_ms;
+    numbers("weft_encryption_last_received_ms", Gauge, help, heard);
+    let help = "Packets of encrypted networks, by node.";
+    let mut packets = page.family("weft_encryption_packets_total", Counter, help);
+    for (name, peer) in &peers {
+        let state = &peer.state;
+        packets.sample(
+            &[("peer", name), ("direction", "out")],
+            state.outbound.packets,
+        );
+        packets.sample(
+            &[("peer", name), ("direction", "in")],
+            state.inbound.packets,
+        );
+    }
+    let help = "What was wrapped in them, bytes.";
+    let mut bytes = page.family("weft_encryption_bytes_total", Counter, help);
+    for (name, peer) in &peers {
+        let state = &peer.state;
+        bytes.sample(
+            &[("peer", name), ("direction", "out")],
+            state.outbound.bytes,
+        );
+        bytes.sample(&[("peer", name), ("direction", "in")], state.inbound.bytes);
+    }
+    let help = "Packets of encrypted networks that were dropped; without a peer, those of nobody.";
+    let mut drops = page.family("weft_encryption_dropped_total", Counter, help);
+    for (name, peer) in &peers {
+        for (cause, count) in convert::protection_drops(&peer.state) {
+            drops.sample(&[("peer", name), ("cause", &cause)], count);
+        }
+    }
+    for (cause, count) in convert::refusals(&report.strays) {
+        drops.sample(&[("peer", ""), ("cause", &cause)], count);
+    }
+    let (clear_in, clear_out) = report.clear_dropped;
+    let help = "Datagrams of encrypted networks in clear that were dropped.";
+    let mut clear = page.family("weft_encryption_clear_dropped_total", Counter, help);
+    clear.sample(&[("direction", "in")], clear_in);
+    clear.sample(&[("direction", "out")], clear_out);
 }
 
 fn dropped(page: &mut Page, drops: &Drops) {

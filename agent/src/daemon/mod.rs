@@ -5,6 +5,7 @@ mod backend;
 mod claim;
 mod convert;
 mod dataplane;
+mod encryption;
 mod events;
 mod facts;
 mod health;
@@ -35,6 +36,7 @@ use weft_raft::control::{self, ControlConfig, ControlPlane};
 use self::backend::{Daemon, DaemonParts};
 use self::claim::RunClaim;
 use self::dataplane::Dataplane;
+use self::encryption::Encryptor;
 use self::events::Events;
 use self::health::Health;
 use self::reconcile::{Parts, Reconciler};
@@ -110,6 +112,8 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     let events = Events::new(reasons.clone());
     let dataplane = Dataplane::start(config);
     let processes = dataplane.reports();
+    let encryptor = Encryptor::start(config, control, &dataplane);
+    let protection = encryptor.reports();
     let features = convert::features(overlay.features());
     let (reconciler, kernel) = Reconciler::new(Parts {
         control: control.clone(),
@@ -118,6 +122,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         events: events.clone(),
         health,
         dataplane,
+        encryptor,
         host_netns: host_netns()?,
         run_dir: config.run_dir.clone(),
         resync: config.resync,
@@ -127,6 +132,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         control: control.clone(),
         kernel,
         dataplane: processes,
+        encryption: protection,
         passes: reconciler.passes(),
         events,
         reasons,

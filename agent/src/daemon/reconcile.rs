@@ -25,6 +25,7 @@ use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
 use weft_raft::watch::{Subscription, WatchItem};
 
 use super::dataplane::Dataplane;
+use super::encryption::{Encryptor, Wanted};
 use super::events::Events;
 use super::facts::FactsKeeper;
 use super::health::Health;
@@ -152,10 +153,13 @@ pub(super) struct Reconciler {
     index: Index,
     dirty: Dirty,
     services: ServicePlane,
+    encryptor: Encryptor,
     /// This host's part in the network that carries published ports.
     mesh: Option<SandboxSpec>,
     /// What encryption has to be on this node.
     encryption: Option<Encryption>,
+    /// Whether nothing of encrypted networks can be in clear; why not.
+    closed: Result<(), String>,
     /// The namespace of the underlay.
     host_netns: NetnsRef,
     state: watch::Sender<Arc<KernelState>>,
@@ -183,6 +187,8 @@ pub(super) struct Parts {
     pub(super) health: Health,
     /// Does what the kernel cannot.
     pub(super) dataplane: Dataplane,
+    /// Looks after encrypted networks.
+    pub(super) encryptor: Encryptor,
     /// The namespace of the underlay.
     pub(super) host_netns: NetnsRef,
     /// `--run-dir`.
@@ -207,8 +213,10 @@ impl Reconciler {
                 parts.run_dir.join(GATEWAY_HUB),
                 parts.dataplane,
             ),
+            encryptor: parts.encryptor,
             mesh: None,
             encryption: None,
+            closed: Ok(()),
             host_netns: parts.host_netns,
             control: parts.control,
             overlay: parts.overlay,
@@ -331,7 +339,7 @@ impl Reconciler {
         let full = periodic || self.dirty.all;
         let quiet = self.dirty.is_clean() && self.services.is_clean();
         if full || !quiet {
-            self.encryption_pass(member.node);
+            self.encryption_pass(member.node).await;
         }
         let mut next = (**self.state.borrow()).clone();
         next.seen = self.view.revision;
@@ -345,6 +353,9 @@ impl Reconciler {
             let networks = std::mem::take(&mut self.dirty.networks);
             self.overlay_pass(member.node, Some(networks), quiet, &mut next)
                 .await;
+        }
+        if full || !quiet {
+            self.without_encryption().await;
         }
         if full || !self.services.is_clean() {
             self.services_pass(member.node, full, quiet, &mut next)
@@ -417,6 +428,8 @@ impl Reconciler {
         self.health.watch_none();
         self.services.clear().await;
         let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
+        self.encryption = None;
+        self.without_encryption().await;
         self.remove_guard();
         if report.ops > 0 {
             info!(
@@ -506,30 +519,39 @@ impl Reconciler {
     /// Whether a network's frames may cross the underlay; an encrypted one's must not in clear.
     fn may_tunnel(&self, network: NetworkId) -> Result<(), String> {
         match self.view.networks.get(&network) {
-            Some(row) if row.encrypted => self.encryption_ready(),
+            Some(row) if row.encrypted => self.closed.clone(),
             _ => Ok(()),
         }
     }
 
-    /// Whether what keeps encrypted networks from being in clear is in place; why not.
-    fn encryption_ready(&self) -> Result<(), String> {
-        match self.encryption {
-            None => Ok(()),
-            Some(_) => Err(
-                "encryption is not available: this version has no ESP yet, so containers of this \
-                 network reach those of their own node only"
-                    .to_owned(),
-            ),
+    /// What encryption has to be on this node, before anything rests on it.
+    async fn encryption_pass(&mut self, node: NodeId) {
+        let encryption = translate::encryption(&self.view, &self.index, node);
+        if encryption != self.encryption {
+            let peers = encryption.as_ref().map(|wanted| wanted.peers.len());
+            debug!(?peers, "what encryption has to be has changed");
+            self.encryption = encryption;
+        }
+        if let Some(encryption) = self.encryption.clone() {
+            let was_closed = self.closed.is_ok();
+            self.closed = self.encryptor.want(Some(Wanted { node, encryption })).await;
+            if was_closed != self.closed.is_ok() {
+                let networks = self.view.networks.values();
+                let encrypted = networks.filter(|network| network.encrypted);
+                self.dirty
+                    .networks
+                    .extend(encrypted.map(|network| network.id));
+            }
         }
     }
 
-    /// What encryption has to be on this node, before anything rests on it.
-    fn encryption_pass(&mut self, node: NodeId) {
-        let wanted = translate::encryption(&self.view, &self.index, node);
-        if wanted != self.encryption {
-            let peers = wanted.as_ref().map(|wanted| wanted.peers.len());
-            debug!(?peers, "what encryption has to be has changed");
-            self.encryption = wanted;
+    /// What encryption needs no more, after nothing rests on it any more.
+    async fn without_encryption(&mut self) {
+        if self.encryption.is_none() {
+            self.closed = Ok(());
+            if let Err(error) = self.encryptor.want(None).await {
+                debug!(error, "what encrypted networks needed is still there");
+            }
         }
     }
 

@@ -40,7 +40,8 @@ pub use service_request::{
     ServiceUpdateRequest,
 };
 pub use status::{
-    Applied, Certificate, DataplaneStatus, Feature, Joined, Managers, Peer, Problem, Status, Token,
+    Applied, Certificate, DataplaneStatus, EncryptionStatus, Feature, Joined, Managers, Peer,
+    Problem, ProtectedPeer, ProtectionState, Status, Token,
 };
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -43,6 +43,8 @@ pub struct Status {
     pub certificate: Option<Certificate>,
     /// The process that does what the kernel cannot; `null` while nothing needs it.
     pub dataplane: Option<DataplaneStatus>,
+    /// Encrypted networks on this node; `null` while it takes part in none.
+    pub encryption: Option<EncryptionStatus>,
 }
 
 /// How many managers there are.
@@ -121,6 +123,80 @@ pub struct DataplaneStatus {
     pub unreachable: u64,
     /// How often it has ended by itself and was started again since the agent started.
     pub lost: u64,
+}
+
+/// What carries encrypted networks on a node, and with whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EncryptionStatus {
+    /// Which data path carries them: `userspace` or `kernel`.
+    pub path: String,
+    /// Why it does not, if so.
+    pub error: Option<String>,
+    /// The nodes that share an encrypted network with this one.
+    pub peers: Vec<ProtectedPeer>,
+    /// Packets dropped that no key of any peer was for, by cause.
+    pub strays: BTreeMap<String, u64>,
+    /// Datagrams of encrypted networks that came in clear and were dropped.
+    pub clear_dropped_in: u64,
+    /// Datagrams of encrypted networks that would have left in clear and were dropped.
+    pub clear_dropped_out: u64,
+}
+
+/// Traffic of encrypted networks between this node and another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProtectedPeer {
+    /// Id of the node.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// Its data-path address.
+    #[schema(value_type = String)]
+    pub vtep: IpAddr,
+    /// Where its packets come from, once one came: another address or port than its own when an
+    /// address translator is between.
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<SocketAddr>,
+    /// `protected`, or `blocked`: then nothing goes to it and nothing of it is accepted.
+    pub state: ProtectionState,
+    /// Why it is blocked.
+    pub reason: Option<String>,
+    /// Number of the key that this node sends with.
+    pub epoch_out: Option<u64>,
+    /// Number of the newest key that it receives with.
+    pub epoch_in: Option<u64>,
+    /// Seconds since this node began to send with its key, where this agent saw that.
+    pub age_s: Option<u64>,
+    /// Packets sent.
+    pub packets_out: u64,
+    /// Bytes sent: what was wrapped.
+    pub bytes_out: u64,
+    /// Packets received and accepted.
+    pub packets_in: u64,
+    /// Bytes received and accepted: what was wrapped.
+    pub bytes_in: u64,
+    /// Packets from and for it that were dropped, by cause.
+    pub drops: BTreeMap<String, u64>,
+    /// Milliseconds since a packet of it was accepted; `null` before the first.
+    pub last_received_ms: Option<u64>,
+}
+
+/// Whether traffic with a node is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtectionState {
+    /// It is.
+    Protected,
+    /// It cannot be, so there is none.
+    Blocked,
+}
+
+impl std::fmt::Display for ProtectionState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Protected => "protected",
+            Self::Blocked => "blocked",
+        })
+    }
 }
 
 /// What `init` and `join` lead to.

@@ -134,6 +134,17 @@ fn a_status_is_written_with_the_documented_names() {
                 "unreachable": 2,
                 "lost": 3,
             },
+            "encryption": {
+                "path": "userspace", "error": null,
+                "peers": [{
+                    "node": "eeeeeeeeeeeeeeee", "name": "h2", "vtep": "192.0.2.2",
+                    "remote": "192.0.2.2:4500", "state": "protected", "reason": null,
+                    "epoch_out": 3, "epoch_in": 4, "age_s": 600,
+                    "packets_out": 10, "bytes_out": 1000, "packets_in": 20, "bytes_in": 2000,
+                    "drops": {"replayed": 1}, "last_received_ms": 15,
+                }],
+                "strays": {"unknown_spi": 2}, "clear_dropped_in": 4, "clear_dropped_out": 0,
+            },
         }),
     );
 }

@@ -7,14 +7,14 @@ use ipnet::Ipv4Net;
 
 use super::{InspectArgs, ReadArgs, value};
 use crate::api::types::{Availability, Role};
-use crate::config::LogFormat;
+use crate::config::{EncryptionPath, LogFormat};
 
 /// `weft agent`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Flags win over the environment (WEFT_CONFIG, WEFT_DATA_DIR, WEFT_RUN_DIR, WEFT_SOCKET,
-WEFT_NODE_NAME, WEFT_LOG_FORMAT, WEFT_LOG_LEVEL, WEFT_METRICS), the environment over the
-configuration file.
+WEFT_NODE_NAME, WEFT_LOG_FORMAT, WEFT_LOG_LEVEL, WEFT_METRICS, WEFT_ENCRYPTION, WEFT_REKEY), the
+environment over the configuration file.
 Several agents run on one machine, each in its own network namespace with its own directories.")]
 pub struct AgentArgs {
     /// Configuration file [default: /etc/weft/weft.toml if there]
@@ -37,6 +37,20 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "WEFT_METRICS", hide_env = true,
           value_parser = crate::config::metrics_addr)]
     pub metrics: Option<SocketAddr>,
+    /// What carries encrypted networks [default: auto]
+    #[arg(
+        long,
+        value_enum,
+        hide_possible_values = true,
+        value_name = "auto|kernel|userspace",
+        env = "WEFT_ENCRYPTION",
+        hide_env = true
+    )]
+    pub encryption: Option<EncryptionPath>,
+    /// Age at which their keys are replaced [default: 1h]
+    #[arg(long, value_name = "D", env = "WEFT_REKEY", hide_env = true,
+          value_parser = crate::duration::parse)]
+    pub rekey: Option<Duration>,
 }
 
 /// `weft dataplane`.

@@ -249,6 +249,8 @@ async fn status_says_what_is_wrong_and_what_to_do() {
         "in the way of services:\n",
         "a firewall",
         "vxlan: load the module: modprobe vxlan",
+        "protected",
+        "3/4",
         "control.malformed: 3",
     ] {
         assert!(text.contains(said), "{said} is not in:\n{text}");

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use super::read;
 use crate::api::client::Client;
-use crate::api::types::{ApiError, Certificate, Status};
+use crate::api::types::{ApiError, Certificate, EncryptionStatus, Status};
 use crate::cli::args::{Format, ReadArgs};
 use crate::cli::table::Table;
 use crate::exit::CliError;
@@ -30,6 +30,10 @@ fn page(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out)?;
         peers(status).write(out)?;
     }
+    if let Some(encryption) = &status.encryption {
+        writeln!(out)?;
+        protected(encryption).write(out)?;
+    }
     section(
         out,
         "Not programmed on this host, tried again:",
@@ -37,6 +41,12 @@ fn page(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             .problems
             .iter()
             .map(|p| format!("{}: {}", p.object, p.message)),
+    )?;
+    let blocked = status.encryption.iter().flat_map(|all| &all.peers);
+    section(
+        out,
+        "Blocked, since encrypted networks never send in clear:",
+        blocked.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.reason.as_ref()?))),
     )?;
     section(
         out,
@@ -117,6 +127,39 @@ fn own(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         "Agent",
         &format!("{}, process {}", status.version, status.pid),
     )
+}
+
+/// The nodes that traffic of encrypted networks is exchanged with.
+fn protected(encryption: &EncryptionStatus) -> Table {
+    let mut table = Table::new(&[
+        "ENCRYPTED",
+        "PATH",
+        "STATE",
+        "EPOCH",
+        "AGE",
+        "OUT",
+        "IN",
+        "DROPPED",
+        "HEARD",
+    ]);
+    let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+    for peer in &encryption.peers {
+        let heard = peer
+            .last_received_ms
+            .map(|ms| format!("{} s ago", ms / 1000));
+        table.row(vec![
+            peer.name.clone(),
+            encryption.path.clone(),
+            peer.state.to_string(),
+            format!("{}/{}", number(peer.epoch_out), number(peer.epoch_in)),
+            peer.age_s.map_or("-".to_owned(), |age| format!("{age} s")),
+            peer.packets_out.to_string(),
+            peer.packets_in.to_string(),
+            peer.drops.values().sum::<u64>().to_string(),
+            heard.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table
 }
 
 fn leader(status: &Status) -> String {

@@ -1,0 +1,111 @@
+//! The data path in the data-plane process, as the keeper uses it.
+
+use weft_encrypt::esp::Spi;
+use weft_encrypt::keys::SaKey;
+use weft_encrypt::path::{PathSpec, PathState, SaName};
+
+use crate::daemon::dataplane::EspNeed;
+use crate::dataplane::Place;
+use crate::dataplane::client::Link;
+use crate::dataplane::wire::{KeyBytes, Request};
+
+/// Speaks to the process in charge.
+#[derive(Debug)]
+pub(super) struct UserspacePath {
+    place: Place,
+    need: EspNeed,
+    link: Option<Link>,
+}
+
+impl UserspacePath {
+    pub(super) fn new(place: Place, need: EspNeed) -> Self {
+        Self {
+            place,
+            need,
+            link: None,
+        }
+    }
+
+    /// Carries exactly this; what is carried then.
+    ///
+    /// # Errors
+    /// In one line, when the process is not there.
+    pub(super) async fn want(&mut self, spec: &PathSpec) -> Result<PathState, String> {
+        self.need.set(true);
+        self.ask(&Request::Esp(spec.clone())).await
+    }
+
+    /// Carries nothing.
+    pub(super) fn want_nothing(&mut self) {
+        self.need.set(false);
+        self.link = None;
+    }
+
+    /// Accepts a key's packets.
+    ///
+    /// # Errors
+    /// As [`want`](Self::want), or the process's reason.
+    pub(super) async fn install_inbound(
+        &mut self,
+        name: SaName,
+        key: &SaKey,
+    ) -> Result<(), String> {
+        let key = KeyBytes::of(key);
+        self.ask(&Request::InstallInbound(name, key))
+            .await
+            .map(drop)
+    }
+
+    /// Seals with a key.
+    ///
+    /// # Errors
+    /// As [`install_inbound`](Self::install_inbound).
+    pub(super) async fn switch_outbound(
+        &mut self,
+        name: SaName,
+        key: &SaKey,
+    ) -> Result<(), String> {
+        let key = KeyBytes::of(key);
+        self.ask(&Request::SwitchOutbound(name, key))
+            .await
+            .map(drop)
+    }
+
+    /// Erases a key.
+    ///
+    /// # Errors
+    /// As [`install_inbound`](Self::install_inbound).
+    pub(super) async fn remove_inbound(&mut self, spi: Spi) -> Result<(), String> {
+        self.ask(&Request::RemoveInbound(spi)).await.map(drop)
+    }
+
+    /// Until the process is gone. Never, while there is none.
+    pub(super) async fn gone(&mut self) {
+        match &self.link {
+            Some(link) => link.gone().await,
+            None => std::future::pending().await,
+        }
+        self.link = None;
+    }
+
+    /// Asks whoever is in charge. After an error another one may be.
+    async fn ask(&mut self, request: &Request) -> Result<PathState, String> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect().await?,
+        };
+        let state = link.esp(request).await;
+        let state = state.map_err(|error| format!("the data-plane process: {error}"))?;
+        self.link = Some(link);
+        Ok(state)
+    }
+
+    async fn connect(&self) -> Result<Link, String> {
+        let link = Link::connect(&self.place.current()).await;
+        let link = link.map_err(|error| format!("the data-plane process is not there: {error}"))?;
+        match link.is_understood() {
+            true => Ok(link),
+            false => Err("the data-plane process is of another version".to_owned()),
+        }
+    }
+}
