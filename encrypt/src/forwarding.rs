@@ -3,9 +3,14 @@
 //! out of it.
 //!
 //! All is known beforehand (RFC 7348 section 4 learns it): [`Table`] says which tunnel end a MAC
-//! address is behind, answers ARP ([`arp`]) and neighbour discovery ([`neighbour`]) on the spot, and
-//! has the list that broadcasts are copied to, if they are at all. [`ecn`] carries congestion marks
-//! from outer to inner headers.
+//! address is behind, answers ARP (RFC 826) and neighbour discovery (RFC 4861) on the spot, and has
+//! the list that broadcasts are copied to, if they are at all. [`ecn`] carries congestion marks from
+//! outer to inner headers.
+//!
+//! What is read from the TAP, after its virtio header: [`Table::decide`]; then, for each tunnel end,
+//! [`crate::offload::Segments`] of the whole packet with [`source_port`], sealed and sent with the
+//! mark that [`ecn::outer`] says. An answer goes back behind an empty virtio header. What is
+//! opened: [`ecn::decapsulate`], then [`crate::offload::Coalescer`] with no mark.
 
 mod arp;
 pub mod ecn;
