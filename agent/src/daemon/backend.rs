@@ -17,7 +17,7 @@ use super::encryption::EncryptionReport;
 use super::events::{self, Events};
 use super::health::Reasons;
 use super::reconcile::{GUARD_TABLE, KernelState, Passes};
-use super::{attach, convert, member, service_plane, services, wait};
+use super::{attach, convert, member, own_ports, service_plane, services, wait};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointState, EndpointUpdateRequest, ErrorCode,
     Feature, InitRequest, JoinRequest, Joined, LeaveRequest, Network, NetworkCreateRequest,
@@ -183,6 +183,9 @@ impl Daemon {
         self.this()?;
         let id = NetworkId(self.random_id()?);
         let spec = network_spec(id, request)?;
+        if spec.encrypted {
+            self.control.with_view(own_ports::check_encryption)?;
+        }
         match self.propose(Command::CreateNetwork(Box::new(spec))).await? {
             Object::Network(row) => Ok(self.describe_network(&row)),
             _ => Err(ApiError::failed(
@@ -197,6 +200,9 @@ impl Daemon {
         request: NetworkUpdateRequest,
     ) -> Result<Network, ApiError> {
         let row = self.member_view(|view, _| lookup::network(view, wanted).cloned())?;
+        if request.encrypted == Some(true) {
+            self.control.with_view(own_ports::check_encryption)?;
+        }
         let change = NetworkChange {
             encrypted: request.encrypted,
             labels_add: request.labels_add,

@@ -39,7 +39,6 @@ pub(super) async fn init(daemon: Daemon, request: InitRequest) -> Result<Joined,
             "data-path port {data_path_port} is not in the accepted range 1024-49151"
         )));
     }
-    check_ports(data_path_port, place.listen.port())?;
     let cert_expiry = request
         .cert_expiry_s
         .map_or(CERT_EXPIRY, Duration::from_secs);
@@ -67,20 +66,6 @@ pub(super) async fn init(daemon: Daemon, request: InitRequest) -> Result<Joined,
         })
         .await?;
     joined(&daemon, member, place.advertise).await
-}
-
-/// Packets to the data-path port are the tunnels', and those to the port after it, which what ESP
-/// carries has, are kept off the underlay, whoever sends them.
-fn check_ports(data_path: u16, control: u16) -> Result<(), ApiError> {
-    let which = match control.checked_sub(data_path) {
-        Some(0) => "it",
-        Some(1) => "the port after it, which encrypted networks use,",
-        _ => return Ok(()),
-    };
-    Err(ApiError::invalid(format!(
-        "data-path port {data_path} is refused: {which} is the one that this node listens on; \
-         choose another, such as {DATA_PATH_PORT}"
-    )))
 }
 
 pub(super) async fn join(daemon: Daemon, request: JoinRequest) -> Result<Joined, ApiError> {

@@ -15,6 +15,7 @@ mod marker;
 mod member;
 mod metrics;
 mod notices;
+mod own_ports;
 mod reconcile;
 mod service_plane;
 mod services;

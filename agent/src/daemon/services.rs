@@ -16,6 +16,7 @@ use weft_raft::model::{self, NetworkId, NodeId, PublishedPort, ServiceId, View};
 
 use super::backend::{Daemon, PROPOSE_TIMEOUT};
 use super::host_ports::HostPorts;
+use super::own_ports;
 use super::service_plane;
 use super::wait;
 use crate::api::types::host_wide;
@@ -409,7 +410,7 @@ fn check_ports(daemon: &Daemon, ports: &[Port]) -> Result<(), ApiError> {
     daemon.control.with_view(|view| {
         for port in ports {
             check_address(view, &here, port)?;
-            check_own_use(view, port)?;
+            own_ports::check_published(view, port)?;
         }
         Ok(())
     })
@@ -439,29 +440,6 @@ fn check_address(view: &View, here: &[IpAddr], port: &Port) -> Result<(), ApiErr
         "{ip} is an address that no node has; give one that 'weft node inspect' shows of a node, \
          such as {known}"
     )))
-}
-
-/// The cluster's own packets must not be led to an endpoint.
-fn check_own_use(view: &View, port: &Port) -> Result<(), ApiError> {
-    let number = port.published;
-    if port.protocol != Protocol::Udp || number == 0 {
-        return Ok(());
-    }
-    let control = |node: &Arc<model::Node>| {
-        node.addr.port() == number && port.ip.is_none_or(|ip| ip == node.addr.ip())
-    };
-    let tunnels = view.cluster.as_ref().map(|cluster| cluster.data_path_port);
-    let used_for = if tunnels == Some(number) {
-        "tunnels"
-    } else if view.nodes.values().any(control) {
-        "control plane"
-    } else {
-        return Ok(());
-    };
-    Err(ApiError::new(
-        ErrorCode::Conflict,
-        format!("port {number}/udp carries weft's own {used_for}; publish another one"),
-    ))
 }
 
 /// Those that this host just got may not have been told to the cluster yet.

@@ -221,4 +221,4 @@ fn mac(address: MacAddr) -> Mac {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,7 +27,7 @@ pub(super) fn node(number: u8, mtu: u32) -> Node {
     }
 }
 
-pub(super) fn network(number: u8) -> Network {
+pub(crate) fn network(number: u8) -> Network {
     Network {
         id: NetworkId::new([number; 10]),
         name: format!("n{number}"),
@@ -74,7 +74,7 @@ pub(super) fn endpoint(number: u8, network: u8, node: u8) -> Endpoint {
     }
 }
 
-pub(super) fn view() -> View {
+pub(crate) fn view() -> View {
     let cluster = Cluster {
         id: ClusterId::new([9; 10]),
         data_path_port: 4789,

@@ -121,6 +121,19 @@ pub(super) fn not_esp(port: u16) -> Result<(), Refusal> {
     )))
 }
 
+/// A control port that is none of the tunnels': what comes to those is dropped or taken for frames.
+pub(super) fn apart_from_tunnels(addr: SocketAddr, data_path: u16) -> Result<(), Refusal> {
+    let inner = data_path.saturating_add(1);
+    if ![data_path, inner, limits::ESP_PORT].contains(&addr.port()) {
+        return Ok(());
+    }
+    Err(invalid(format_args!(
+        "control address {addr} is refused: ports {data_path}, {inner} and {} belong to tunnels; \
+         listen on another, or choose another data path port at init, such as 4789",
+        limits::ESP_PORT
+    )))
+}
+
 /// Where peers reach a node.
 pub(super) fn control_addr(addr: SocketAddr) -> Result<(), Refusal> {
     if addr.port() == 0 {

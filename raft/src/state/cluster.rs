@@ -20,6 +20,7 @@ impl State {
             )));
         }
         check_cluster(&init.cluster)?;
+        check::apart_from_tunnels(init.node.addr, init.cluster.data_path_port)?;
         check_secrets(&init.secrets)?;
         if init.node.role != Role::Manager {
             return Err(invalid("the first node of a cluster is a manager"));

@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,6 +11,7 @@ use crate::model::{EndpointId, Labels, NodeId, NodeStatus, Notice, Role};
 
 impl State {
     pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
+        self.check_control_port(spec.addr)?;
         let node = match self.view.nodes.get(&spec.id) {
             Some(known) => self.readmit(index, known, spec)?,
             None => {
@@ -124,6 +125,7 @@ impl State {
         let old = self.known_node(id)?;
         let mut node = Node::clone(old);
         if let Some(addr) = change.addr {
+            self.check_control_port(addr)?;
             node.addr = addr;
         }
         if let Some(addr) = change.data_path_addr {
@@ -198,6 +200,13 @@ impl State {
             })
             .collect();
         Ok(Decision::new(Object::None, changes))
+    }
+
+    fn check_control_port(&self, addr: SocketAddr) -> Result<(), Refusal> {
+        match &self.view.cluster {
+            Some(cluster) => check::apart_from_tunnels(addr, cluster.data_path_port),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn known_node(&self, id: NodeId) -> Result<&Arc<Node>, Refusal> {

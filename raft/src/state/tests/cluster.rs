@@ -115,6 +115,12 @@ fn settings_out_of_range_are_refused() {
         "data path port 4499 is refused: the port after it, which encrypted networks use, is the \
          port of ESP in UDP; choose another, such as 4789"
     );
+    for port in [2377, 2376] {
+        let mut init = init_cluster();
+        init.cluster.data_path_port = port;
+        let (_, said) = Pair::new().refused(Command::Init(Box::new(init)));
+        assert!(said.contains("2377 is refused: ports "), "{said}");
+    }
     assert_eq!(
         refused(|init| init.cluster.cert_expiry_s = 3599),
         "certificate expiry 3599 is out of range; 3600 to 630720000 seconds are accepted"

@@ -123,8 +123,8 @@ fn the_data_path_port() -> Result<()> {
     for (port, why) in [
         ("4500", "ESP"),
         ("4499", "ESP"),
-        ("2377", "listens on"),
-        ("2376", "listens on"),
+        ("2377", "belong to tunnels"),
+        ("2376", "belong to tunnels"),
     ] {
         let ran = cluster.try_weft(1, &format!("init --data-path-port {port}"))?;
         ran.is_refused(port, 1, &[why, "4789"])?;
