@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod conform;
 pub mod echo;
 pub mod flows;
+pub mod forge;
 pub mod ghost;
 pub mod harm;
 pub mod junk;
@@ -26,6 +27,7 @@ pub mod signals;
 pub mod talk;
 pub mod traffic;
 pub mod weft;
+pub mod wiretap;
 
 use std::time::{Duration, Instant};
 

@@ -22,6 +22,10 @@ pub fn main() -> ExitCode {
 fn dispatch(args: &[&str]) -> Result<()> {
     match args {
         ["capture", interface, port] => crate::capture::main(interface, port.parse()?),
+        ["wiretap", interface, patterns @ ..] => crate::wiretap::main(interface, patterns),
+        ["send-frames", interface] => crate::forge::main(interface),
+        ["hear", port] => crate::forge::hear(port.parse()?),
+        ["say", to, port, text] => crate::forge::say(to, port.parse()?, text),
         // As ping(8) is called, by its name.
         ["-c", count, address] => crate::ping::main(count.parse()?, address.parse()?),
         ["flip", path, offset] => crate::harm::flip(path, offset.parse()?),

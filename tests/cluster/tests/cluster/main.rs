@@ -29,6 +29,7 @@ mod t70_spread;
 mod t71_rolling;
 mod t72_published;
 mod t80_encrypted;
+mod t81_wire;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         t71_rolling::CASES,
         t72_published::CASES,
         t80_encrypted::CASES,
+        t81_wire::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {
