@@ -132,9 +132,26 @@ impl Userspace {
     /// # Errors
     /// See [`StartError`]. What was handed over is then dropped, and the device with it.
     pub fn start(spec: PathSpec, from: Option<HandedOver>) -> Result<Self, StartError> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = if cores < MANY_CORES { 1 } else { cores };
+        Self::start_with(spec, from, threads)
+    }
+
+    /// The same with so many threads, at least 1 and at most 16, if it is a start from nothing.
+    ///
+    /// # Errors
+    /// As [`Userspace::start`].
+    pub fn start_with(
+        spec: PathSpec,
+        from: Option<HandedOver>,
+        threads: usize,
+    ) -> Result<Self, StartError> {
         let local = SocketAddr::new(spec.local, spec.esp_port);
         let (tables, pairs) = match from {
-            None => (Tables::new(spec), open(local)?),
+            None => (
+                Tables::new(spec),
+                open(local, threads.clamp(1, MOST_THREADS))?,
+            ),
             Some(from) => adopt(&spec, from)?,
         };
         let (reader, writer) = io::pipe().map_err(StartError::Thread)?;
@@ -211,7 +228,7 @@ impl Userspace {
     }
 
     /// Stops, and gives everything to whoever goes on ([`HandedOver::new`]): packets wait in the
-    /// descriptors until then.
+    /// descriptors until then, as many frames per thread as the device's queue is long.
     pub fn hand_over(mut self) -> (HandedOverState, Vec<OwnedFd>) {
         let pairs = self.stop();
         let (taps, sockets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
@@ -243,13 +260,7 @@ impl Drop for Userspace {
 
 type Pairs = Vec<(Tap, EspSocket)>;
 
-fn open(local: SocketAddr) -> Result<Pairs, StartError> {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let count = if cores < MANY_CORES {
-        1
-    } else {
-        cores.min(MOST_THREADS)
-    };
+fn open(local: SocketAddr, count: usize) -> Result<Pairs, StartError> {
     probe::probe().map_err(StartError::Probe)?;
     let taps = Tap::open(count).map_err(|(what, source)| StartError::Tap { what, source })?;
     let sockets =

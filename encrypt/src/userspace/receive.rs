@@ -123,7 +123,15 @@ struct Opener<'a> {
     tables: &'a Tables,
     coalescer: &'a mut Coalescer,
     now_ms: u64,
-    current: Option<(Spi, MutexGuard<'a, Entry>, &'a Peer)>,
+    current: Option<Current<'a>>,
+}
+
+struct Current<'a> {
+    spi: Spi,
+    entry: MutexGuard<'a, Entry>,
+    peer: &'a Peer,
+    /// Where the peer was said to be, by its newest packet.
+    remote: Option<SocketAddr>,
 }
 
 impl Opener<'_> {
@@ -147,7 +155,11 @@ impl Opener<'_> {
                 return;
             }
         };
-        if self.current.as_ref().is_none_or(|(ours, ..)| *ours != spi) {
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|current| current.spi != spi)
+        {
             self.current = None;
             let peer = tables
                 .names
@@ -157,16 +169,27 @@ impl Opener<'_> {
                 tables.inbound.stray(Refusal::UnknownSpi);
                 return;
             };
-            self.current = Some((spi, entry, peer));
+            self.current = Some(Current {
+                spi,
+                entry,
+                peer,
+                remote: None,
+            });
         }
-        let Some((_, entry, peer)) = &mut self.current else {
+        let Some(current) = &mut self.current else {
             return;
         };
+        let Current { entry, peer, .. } = current;
         let before = entry.association().top();
         let opened = entry.open(datagram);
         if matches!(opened, Ok(_) | Err(Refusal::Dummy)) {
             let newest = entry.association().top() > before;
-            peer.received(self.now_ms, newest.then_some(from));
+            // Said once for packets that follow one another.
+            let moved = newest && current.remote != Some(from);
+            peer.received(self.now_ms, moved.then_some(from));
+            if moved {
+                current.remote = Some(from);
+            }
         }
         let Ok(opened) = opened else {
             return;

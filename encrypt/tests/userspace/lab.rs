@@ -17,6 +17,9 @@ use weft_test_netns::{DEADLINE, Ns, ip, join};
 
 pub(crate) const INNER_PORT: u16 = 4790;
 pub(crate) const VNI: u32 = 5000;
+/// Addresses in the encrypted network.
+const LEFT: &str = "10.9.0.1";
+const RIGHT: &str = "10.9.0.2";
 
 /// How the hosts are.
 pub(crate) struct Shape {
@@ -24,6 +27,9 @@ pub(crate) struct Shape {
     pub(crate) right: &'static str,
     pub(crate) underlay_mtu: u32,
     pub(crate) mtu: u32,
+    pub(crate) threads: usize,
+    /// Frames that wait in the device while nobody reads them.
+    pub(crate) queue: u32,
 }
 
 pub(crate) const V4: Shape = Shape {
@@ -31,6 +37,8 @@ pub(crate) const V4: Shape = Shape {
     right: "192.0.2.2",
     underlay_mtu: 1500,
     mtu: 1408,
+    threads: 1,
+    queue: 24,
 };
 
 pub(crate) const V6: Shape = Shape {
@@ -38,6 +46,17 @@ pub(crate) const V6: Shape = Shape {
     right: "2001:db8::2",
     underlay_mtu: 1500,
     mtu: 1388,
+    threads: 1,
+    queue: 24,
+};
+
+/// As on a machine with more cores than most that tests run on.
+pub(crate) const MANY: Shape = Shape { threads: 3, ..V4 };
+
+/// The same, with time for a hand-over however slow the machine is.
+pub(crate) const PATIENT: Shape = Shape {
+    queue: 2000,
+    ..MANY
 };
 
 pub(crate) const WIDE: Shape = Shape {
@@ -83,8 +102,8 @@ pub(crate) fn succeed(ns: &Ns, command: &str) -> Output {
 pub(crate) fn hosts(shape: &Shape) -> (Host, Host) {
     let (left, right) = wired(shape);
     (
-        host(left, shape, shape.left, shape.right, "10.9.0.1"),
-        host(right, shape, shape.right, shape.left, "10.9.0.2"),
+        host(left, shape, shape.left, shape.right, LEFT),
+        host(right, shape, shape.right, shape.left, RIGHT),
     )
 }
 
@@ -131,8 +150,8 @@ pub(crate) fn translated() -> (Host, Host, Ns) {
         succeed(&translator, command);
     }
     (
-        host(left, &INSIDE, INSIDE.left, INSIDE.right, "10.9.0.1"),
-        host(right, &INSIDE, INSIDE.right, INSIDE.left, "10.9.0.2"),
+        host(left, &INSIDE, INSIDE.left, INSIDE.right, LEFT),
+        host(right, &INSIDE, INSIDE.right, INSIDE.left, RIGHT),
         translator,
     )
 }
@@ -147,7 +166,7 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
         underlay_mtu: shape.underlay_mtu,
         peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
     };
-    let path = ns.run(|| Userspace::start(spec.clone(), None).unwrap());
+    let path = ns.run(|| Userspace::start_with(spec.clone(), None, shape.threads).unwrap());
     let host = Host {
         ns,
         inside,
@@ -156,21 +175,21 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
         path: Some(path),
         spec,
     };
-    steer(&host, shape.mtu);
+    steer(&host, shape);
     attach(&host, shape.mtu, peer);
     host
 }
 
 /// What the agent does for the device: link settings, and the way into it.
-fn steer(host: &Host, mtu: u32) {
+fn steer(host: &Host, shape: &Shape) {
     let (family, around) = if host.end.is_ipv4() {
         ("-4", 50)
     } else {
         ("-6", 70)
     };
-    let mtu = mtu + around;
+    let (mtu, queue) = (shape.mtu + around, shape.queue);
     host.host(&format!(
-        "ip link set {IFNAME} up mtu {mtu} arp off txqueuelen 24"
+        "ip link set {IFNAME} up mtu {mtu} arp off txqueuelen {queue}"
     ));
     host.ns
         .0
@@ -198,7 +217,9 @@ fn attach(host: &Host, mtu: u32, peer: &str) {
         " udp6zerocsumtx udp6zerocsumrx"
     };
     host.host(&format!(
-        "ip link add vx0 type vxlan id {VNI} local {local} remote {peer} dstport {INNER_PORT}{zero}"
+        "ip link add vx0 address {} type vxlan id {VNI} local {local} remote {peer} \
+         dstport {INNER_PORT}{zero}",
+        mac(host.address)
     ));
     let inside = host.inside.0.as_fd().as_raw_fd();
     host.ns.link(|handle| async move {
@@ -210,6 +231,14 @@ fn attach(host: &Host, mtu: u32, peer: &str) {
         &format!("ip addr add {}/24 dev vx0", host.address),
     );
     succeed(&host.inside, &format!("ip link set vx0 up mtu {mtu}"));
+    // Nothing is resolved, so nothing is sent but what the cases send.
+    for address in [ip(LEFT), ip(RIGHT)] {
+        if address != host.address {
+            let mac = mac(address);
+            let neighbour = format!("ip neigh add {address} lladdr {mac} dev vx0 nud permanent");
+            succeed(&host.inside, &neighbour);
+        }
+    }
 }
 
 /// The name of the association of that number between the peers.
@@ -253,4 +282,10 @@ pub(crate) fn peers(shape: &Shape) -> (Host, Host) {
     give_key(&left, &right, 1);
     give_key(&right, &left, 2);
     (left, right)
+}
+
+/// MAC address of who has that address.
+fn mac(address: IpAddr) -> String {
+    let last = if address == ip(LEFT) { 1 } else { 2 };
+    format!("02:00:00:00:00:0{last}")
 }

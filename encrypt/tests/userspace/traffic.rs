@@ -1,21 +1,31 @@
 //! What goes through.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use weft_encrypt::path::ESP_PORT;
+use weft_test_netns::DEADLINE;
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, V4, V6, WIDE, peers, run, until};
+use crate::lab::{Host, MANY, V4, V6, WIDE, peers};
 
 /// What streams consist of.
+pub(crate) const PAUSE: Duration = Duration::from_millis(4);
 const PATTERN: &[u8; 29] = b"this must be seen by no one. ";
 
 pub(crate) const CASES: &[(&str, fn())] = &[
     (
         "nothing_but_esp_is_on_the_underlay",
         nothing_but_esp_is_on_the_underlay,
+    ),
+    (
+        "streams_go_through_many_threads",
+        streams_go_through_many_threads,
     ),
     ("a_stream_goes_through_ipv6", a_stream_goes_through_ipv6),
     (
@@ -24,25 +34,93 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ),
 ];
 
-/// Pings from one to the other; how many came back.
-pub(crate) fn ping(from: &Host, to: &Host, count: u32, options: &str) -> u32 {
-    let command = format!("ping -n -q -c {count} {options} {}", to.address);
-    let output = run(&from.inside, &command);
-    let text = String::from_utf8(output.stdout).unwrap();
-    let received = text
-        .split(" received")
-        .next()
-        .and_then(|text| text.split(' ').next_back());
-    received
-        .and_then(|count| count.parse().ok())
-        .unwrap_or_else(|| panic!("{text}"))
+/// Who answers: sends back what it is sent, until it is dropped.
+struct Echo {
+    address: SocketAddr,
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// Pings until one comes back: address resolution, which is the kernels' own, may take a try.
-pub(crate) fn meet(left: &Host, right: &Host) {
-    until("they reach one another", || {
-        ping(left, right, 1, "-W 1") == 1
+impl Echo {
+    fn start(host: &Host) -> Self {
+        let socket = host
+            .inside
+            .run(|| UdpSocket::bind((host.address, 0)).unwrap());
+        let address = socket.local_addr().unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::clone(&done);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 1 << 16];
+            while !is_done.load(Relaxed) {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(&buffer[..length], from).unwrap();
+                }
+            }
+        });
+        Self {
+            address,
+            done,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.done.store(true, Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Sends so many datagrams of so many bytes from one to the other, with pauses, and expects every
+/// one of them back.
+pub(crate) fn exchange(from: &Host, to: &Host, count: u32, pause: Duration, length: usize) {
+    let echo = Echo::start(to);
+    let socket = from
+        .inside
+        .run(|| UdpSocket::bind((from.address, 0)).unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    let answers = thread::scope(|scope| {
+        let answers = scope.spawn(|| collect(&socket, count as usize));
+        for number in 0..count {
+            let mut datagram = number.to_be_bytes().to_vec();
+            datagram.resize(length, 0);
+            socket.send_to(&datagram, echo.address).unwrap();
+            thread::sleep(pause);
+        }
+        answers.join().unwrap()
     });
+    let lost: Vec<_> = (0..count)
+        .filter(|number| !answers.contains(number))
+        .collect();
+    assert!(lost.is_empty(), "lost: {lost:?}");
+}
+
+/// Numbers of the answers, until there are as many or for long there was none.
+fn collect(socket: &UdpSocket, count: usize) -> BTreeSet<u32> {
+    let (mut answers, mut last) = (BTreeSet::new(), Instant::now());
+    let mut buffer = [0; 1 << 16];
+    while answers.len() < count && last.elapsed() < DEADLINE {
+        if socket.recv(&mut buffer).is_ok() {
+            let [a, b, c, d, ..] = buffer;
+            answers.insert(u32::from_be_bytes([a, b, c, d]));
+            last = Instant::now();
+        }
+    }
+    answers
+}
+
+/// Sends a datagram that is not to arrive.
+pub(crate) fn shout(from: &Host, to: &Host) {
+    let socket = from
+        .inside
+        .run(|| UdpSocket::bind((from.address, 0)).unwrap());
+    socket.send_to(PATTERN, (to.address, 9)).unwrap();
 }
 
 /// Sends so many bytes over one connection and expects them to arrive as they were.
@@ -70,8 +148,7 @@ pub(crate) fn stream(from: &Host, to: &Host, bytes: usize) {
 fn nothing_but_esp_is_on_the_underlay() {
     let (left, right) = peers(&V4);
     let capture = Capture::start(&left.ns, "under");
-    meet(&left, &right);
-    assert_eq!(ping(&left, &right, 5, "-i 0.05"), 5);
+    exchange(&left, &right, 5, PAUSE, 100);
     stream(&left, &right, 5_000_000);
     stream(&right, &left, 5_000_000);
     let frames = capture.finish();
@@ -92,16 +169,32 @@ fn nothing_but_esp_is_on_the_underlay() {
     }
 }
 
+fn streams_go_through_many_threads() {
+    let (left, right) = peers(&MANY);
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| stream(&left, &right, 3_000_000));
+            scope.spawn(|| stream(&right, &left, 3_000_000));
+        }
+    });
+    for host in [&left, &right] {
+        let state = host.path().state();
+        assert_eq!(
+            state.inbound[0].counters.replayed, 0,
+            "a number was used twice"
+        );
+        assert_eq!(state.inbound[0].counters.auth_failed, 0);
+    }
+}
+
 fn a_stream_goes_through_ipv6() {
     let (left, right) = peers(&V6);
-    meet(&left, &right);
-    assert_eq!(ping(&left, &right, 2, "-i 0.05 -M do -s 1360"), 2);
+    exchange(&left, &right, 2, PAUSE, 1388 - 28);
     stream(&left, &right, 5_000_000);
 }
 
 fn a_stream_goes_through_a_wide_underlay() {
     let (left, right) = peers(&WIDE);
-    meet(&left, &right);
-    assert_eq!(ping(&left, &right, 2, "-i 0.05 -M do -s 8880"), 2);
+    exchange(&left, &right, 2, PAUSE, 8908 - 28);
     stream(&left, &right, 20_000_000);
 }
