@@ -11,15 +11,18 @@ const LANES: usize = BLOCK / 4;
 /// Sum of these bytes; an odd one at the end is the high half of a word (RFC 1071 section 4.1).
 pub fn sum(bytes: &[u8]) -> u16 {
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    // A lane of 64 bits takes 2^32 words of 32 bits before it could overflow.
-    let mut lanes = [0u64; LANES];
-    for block in blocks {
-        let (words, _) = block.as_chunks::<4>();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
+    let mut total = 0;
+    if !blocks.is_empty() {
+        // Words of 32 bits in 64: neither a lane nor their sum overflows below 2^32 words.
+        let mut lanes = [0u64; LANES];
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for (lane, word) in lanes.iter_mut().zip(words) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
         }
+        total = lanes.iter().sum();
     }
-    let mut total: u64 = lanes.iter().map(|lane| u64::from(fold(*lane))).sum();
     let (words, tail) = rest.as_chunks::<4>();
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));

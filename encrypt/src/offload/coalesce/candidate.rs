@@ -7,6 +7,9 @@ use crate::offload::outer::ETHERNET;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
+/// A checksum of TCP or IPv4 that is taken for right where zero would be. Segmentation writes zero,
+/// so a frame that has it does not come back as it was.
+const MINUS_ZERO: [u8; 2] = [0xff; 2];
 
 /// What a frame is.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Candidate {
             0
         } else {
             let ip = frame.get(shape.ip..shape.transport)?;
-            if !checksum::is_right(checksum::sum(ip)) {
+            if !checksum::is_right(checksum::sum(ip)) || ip.get(10..12)? == MINUS_ZERO {
                 return None;
             }
             u16::from_be_bytes(*ip.get(4..)?.first_chunk()?)
@@ -102,7 +105,7 @@ impl Candidate {
 fn tcp(header: &[u8]) -> Option<(u32, bool)> {
     let fixed: &[u8; 20] = header.first_chunk()?;
     let flags = fixed[13];
-    if flags & !PSH != ACK || fixed[12] & 0x0f != 0 {
+    if flags & !PSH != ACK || fixed[12] & 0x0f != 0 || fixed[16..18] == MINUS_ZERO {
         return None;
     }
     let sequence = u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]);

@@ -320,6 +320,35 @@ fn datagrams_without_checksum_and_empty_ones_are_not_merged() {
 }
 
 #[test]
+fn the_other_way_to_write_a_checksum_of_zero_is_kept() {
+    // Of TCP in the second frame, then of IPv4.
+    let mut frames = Packet::plain(false, true, &[1; 300]).segments(100);
+    let urgent = 52;
+    let sum = checksum::sum(&frames[1][50..52]);
+    for frame in &mut frames {
+        // So that the checksum of the second is zero; those of the others follow.
+        frame[urgent..urgent + 2].copy_from_slice(&sum.to_be_bytes());
+        let others = checksum::add(checksum::sum(&frame[50..52]), !sum);
+        frame[50..52].copy_from_slice(&others.to_be_bytes());
+    }
+    frames[1][50..52].fill(0);
+    assert_eq!(counts(tunnel(false), &frames), [3]);
+    frames[1][50..52].fill(0xff);
+    assert_eq!(counts(tunnel(false), &frames), [1, 1, 1]);
+
+    let mut packet = Packet::plain(false, true, &[1; 300]);
+    packet.id = 0;
+    let id = packet.segments(100)[0][24..26].to_vec();
+    // The second segment's identification is one more.
+    packet.id = u16::from_be_bytes([id[0], id[1]]);
+    let mut frames = packet.segments(100);
+    assert_eq!(frames[0][24..26], [0, 0]);
+    assert_eq!(counts(tunnel(false), &frames), [3]);
+    frames[0][24..26].fill(0xff);
+    assert_eq!(counts(tunnel(false), &frames), [1, 2]);
+}
+
+#[test]
 fn one_identification_for_all_is_merged_if_it_means_nothing() {
     let same = |may_fragment: bool| {
         let mut frames = Vec::new();

@@ -233,3 +233,24 @@ async fn fifty_nodes_at_once() {
         assert_eq!(site.down().await.0, centre.id);
     }
 }
+
+#[tokio::test]
+async fn who_asks_in_another_way_is_refused_and_disturbs_nothing() {
+    let (mut low, session, high, _) = two_joined().await;
+    let agent = bound(&high.identity);
+    let answer = codec::encode(&PeerGreeting::Accept).unwrap();
+    for offer in [Bytes::new(), "hello".into(), answer.into()] {
+        let refused = agent.dial_peer(low.addr(), low.id, offer).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("it speaks another version"), "{refused}");
+    }
+    // Who dials although the lower id has a session that works: that one counts.
+    let refused = agent.dial_peer(low.addr(), low.id, offer()).await;
+    assert!(
+        matches!(refused, Err(PeerDialError::Superseded { .. })),
+        "{refused:?}"
+    );
+    assert!(session.send("still".into()));
+    low.want(&[]);
+    assert_eq!(low.down().await, (high.id, session.id));
+}

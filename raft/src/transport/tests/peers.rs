@@ -149,3 +149,29 @@ async fn a_message_over_the_limit_is_neither_sent_nor_read() {
     until(&server, |c| c.closed_oversized == 1).await;
     assert_eq!(handler.0.lock().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn an_agent_that_was_killed_and_restarted_resets_what_others_had_dialled() {
+    let authority = authority();
+    let identity = member(&authority, Role::Manager);
+    let bind = |to| {
+        let transport = Transport::bind_as(to, patient(), identity.key()).unwrap();
+        transport.set_identity(identity.clone()).unwrap();
+        transport.serve(Arc::new(Keeping::default()));
+        transport
+    };
+    let first = bind(loopback());
+    let to = first.local_addr();
+    let client = Transport::bind(loopback(), patient()).unwrap();
+    let worker = member(&authority, Role::Worker);
+    client.set_identity(worker).unwrap();
+    let dial = || client.dial_peer(to, identity.node, "hello".into());
+    let (peer, _) = dial().await.unwrap();
+    // As a killed process: the port is free and nobody was told.
+    first.core.socket.shut();
+    let _second = bind(to);
+    // Long before it would count as silent.
+    let closed = timeout(SOON, peer.closed()).await.unwrap();
+    assert_eq!(closed, "reset by peer");
+    dial().await.unwrap();
+}
