@@ -30,6 +30,7 @@ mod t71_rolling;
 mod t72_published;
 mod t80_encrypted;
 mod t81_wire;
+mod t82_keys;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         t72_published::CASES,
         t80_encrypted::CASES,
         t81_wire::CASES,
+        t82_keys::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

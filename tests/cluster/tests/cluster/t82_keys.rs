@@ -1,0 +1,386 @@
+//! Keys of encrypted networks: how they come, change and go while traffic goes on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use weft_agent::lab::{LabOptions, PingReport, PingSpec, PullSpec, Running, WatchReport};
+use weft_cluster_tests::cluster::{Cluster, options};
+use weft_cluster_tests::eventually;
+use weft_cluster_tests::weft::weft_exe;
+
+use crate::Case;
+
+/// The cases of this file.
+pub(crate) const CASES: &[Case] = &[
+    (
+        "keys::an_agent_that_is_killed_costs_nothing_and_brings_other_keys",
+        an_agent_is_killed,
+    ),
+    (
+        "keys::replaced_every_second_under_load_they_lose_nothing",
+        replaced_under_load,
+    ),
+    (
+        "keys::a_data_plane_process_that_dies_leaves_nothing_in_clear",
+        a_process_dies,
+    ),
+    (
+        "keys::another_program_takes_over_and_goes_on_with_them",
+        another_program,
+    ),
+    (
+        "keys::a_node_that_is_removed_has_none_any_more",
+        a_node_is_removed,
+    ),
+    (
+        "keys::a_peer_without_any_is_blocked_and_says_why",
+        a_peer_is_blocked,
+    ),
+];
+
+/// UDP ports of ESP, and of what it carries.
+const ESP: u16 = 4500;
+const INNER: u16 = 4790;
+/// Port that transfers come from.
+const SERVER: u16 = 7000;
+
+/// A cluster with containers `a`, `b`, .. of an encrypted network on h1, h2, .., that are reached.
+fn encrypted(options: &LabOptions) -> Result<Cluster> {
+    let cluster = Cluster::with(options)?;
+    cluster.weft(1, "network create web --encrypted")?;
+    for (host, name) in (1..=options.hosts).zip(["a", "b", "c"]) {
+        cluster.container(host, "web", name)?;
+    }
+    cluster.settle(1)?;
+    for host in 1..=options.hosts {
+        protected(&cluster, host, options.hosts - 1)?;
+    }
+    Ok(cluster)
+}
+
+/// Waits until a host has keys with so many others.
+fn protected(cluster: &Cluster, host: usize, others: usize) -> Result<()> {
+    eventually("all peers are protected", || {
+        let peers = peers(cluster, host)?;
+        let protected = peers.iter().filter(|peer| peer["state"] == "protected");
+        ensure!(protected.count() == others, "{peers:?}");
+        Ok(())
+    })
+}
+
+fn peers(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
+    let status = cluster.json(host, "status")?;
+    let peers = status["encryption"]["peers"].as_array();
+    Ok(peers.cloned().unwrap_or_default())
+}
+
+/// What a host knows of another.
+fn peer(cluster: &Cluster, host: usize, other: usize) -> Result<Value> {
+    let name = format!("h{other}");
+    let peers = peers(cluster, host)?;
+    let found = peers.into_iter().find(|peer| peer["name"] == name.as_str());
+    found.with_context(|| format!("h{host} knows nothing of {name}"))
+}
+
+fn epoch(cluster: &Cluster, host: usize, other: usize) -> Result<u64> {
+    let peer = peer(cluster, host, other)?;
+    peer["epoch_out"].as_u64().context("no key")
+}
+
+fn address(cluster: &Cluster, endpoint: &str) -> Result<IpAddr> {
+    Ok(cluster.address(1, &format!("{endpoint}.web"))?.parse()?)
+}
+
+fn endless(to: IpAddr) -> PingSpec {
+    PingSpec::once(to).endless(10_000)
+}
+
+fn unharmed(report: &PingReport) -> Result<()> {
+    ensure!(report.received > 10 && report.lost == 0, "{report:?}");
+    Ok(())
+}
+
+/// Nothing but ESP was on the wire.
+fn sealed(watch: Running<WatchReport>) -> Result<()> {
+    let seen = watch.finish()?;
+    let clear = [4789, INNER].map(|port| seen.udp.get(&port).copied().unwrap_or(0));
+    ensure!(seen.clear == 0 && clear == [0, 0], "in clear: {seen:?}");
+    ensure!(seen.udp.get(&ESP).copied() > Some(0), "no ESP: {seen:?}");
+    Ok(())
+}
+
+/// Packets that were dropped because a key was not where it should be, by cause.
+fn key_faults(cluster: &Cluster, host: usize, other: usize) -> Result<u64> {
+    let drops = peer(cluster, host, other)?["drops"].clone();
+    let strays = cluster.json(host, "status")?["encryption"]["strays"].clone();
+    let causes = [
+        "unknown_spi",
+        "auth_failed",
+        "too_old",
+        "replayed",
+        "no_key",
+    ];
+    let count = |of: &Value| -> u64 { causes.iter().filter_map(|name| of[name].as_u64()).sum() };
+    Ok(count(&drops) + count(&strays))
+}
+
+fn an_agent_is_killed() -> Result<()> {
+    let cluster = encrypted(&options(2)?)?;
+    let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
+    let before = [epoch(&cluster, 1, 2)?, epoch(&cluster, 2, 1)?];
+    let watch = cluster.host(2)?.start_watch()?;
+    let pings = [
+        cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?,
+        cluster.host(2)?.start_ping(Some("b.web"), &endless(a))?,
+    ];
+    for host in [2, 1] {
+        let process = cluster.json(host, "status")?["dataplane"]["pid"].clone();
+        cluster.host(host)?.kill_agent()?;
+        cluster.host(host)?.start_agent()?;
+        cluster
+            .host(host)?
+            .wait_ready(weft_cluster_tests::PATIENCE)?;
+        protected(&cluster, host, 1)?;
+        let after = eventually("the process is known", || {
+            let process = cluster.json(host, "status")?["dataplane"]["pid"].clone();
+            ensure!(process.is_u64());
+            Ok(process)
+        })?;
+        ensure!(process == after, "process {process} became {after}");
+        eventually("both directions have other keys", || {
+            let now = [epoch(&cluster, 1, 2)?, epoch(&cluster, 2, 1)?];
+            ensure!(
+                now.iter().zip(before).all(|(now, before)| *now > before),
+                "{now:?}"
+            );
+            Ok(())
+        })?;
+    }
+    for ping in pings {
+        unharmed(&ping.finish()?)?;
+    }
+    sealed(watch)
+}
+
+fn replaced_under_load() -> Result<()> {
+    let mut options = options(2)?;
+    options.agent_args = ["--rekey", "1s"].map(str::to_owned).into();
+    let cluster = encrypted(&options)?;
+    let b = address(&cluster, "b")?;
+    let _server = server(&cluster, 2, "b")?;
+    let watch = cluster.host(1)?.start_watch()?;
+    let before = [epoch(&cluster, 1, 2)?, epoch(&cluster, 2, 1)?];
+    let ping = cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?;
+    eventually("three keys were replaced in each direction", || {
+        // What is transferred waits for what is in its way, so nothing is too fast for this machine.
+        let spec = PullSpec {
+            from: SocketAddr::new(b, SERVER),
+            bytes: 4 << 20,
+        };
+        cluster.host(1)?.pull(Some("a.web"), &spec)?;
+        let now = [epoch(&cluster, 1, 2)?, epoch(&cluster, 2, 1)?];
+        ensure!(
+            now.iter()
+                .zip(before)
+                .all(|(now, before)| *now >= before + 3),
+            "{now:?}"
+        );
+        Ok(())
+    })?;
+    let report = ping.finish()?;
+    for (host, other) in [(1, 2), (2, 1)] {
+        let faults = key_faults(&cluster, host, other)?;
+        ensure!(
+            faults == 0,
+            "h{host}: {faults} packets had no key: {:?}",
+            peers(&cluster, host)?
+        );
+    }
+    // Queues that are full lose packets as on any wire; keys lose none.
+    ensure!(
+        report.received > 10 && report.lost * 50 <= report.sent,
+        "{report:?}"
+    );
+    sealed(watch)
+}
+
+fn server(
+    cluster: &Cluster,
+    host: usize,
+    endpoint: &str,
+) -> Result<weft_cluster_tests::cluster::Running> {
+    let spec = weft_agent::lab::ServeSpec {
+        name: endpoint.to_owned(),
+        port: SERVER,
+    };
+    let args = weft_agent::lab::Host::serve_args(&spec)?;
+    let name = format!("{endpoint}.web");
+    let mut argv = vec!["weft", "exec", &name, "--", "weft"];
+    argv.extend(args.iter().map(String::as_str));
+    let running = cluster.spawn(host, &argv)?;
+    let to = SocketAddr::new(address(cluster, endpoint)?, SERVER);
+    eventually("the server answers", || {
+        let spec = weft_agent::lab::FetchSpec { to, count: 1 };
+        Ok(cluster.host(host)?.fetch(Some(&name), &spec)?)
+    })?;
+    Ok(running)
+}
+
+fn a_process_dies() -> Result<()> {
+    let cluster = encrypted(&options(2)?)?;
+    let b = address(&cluster, "b")?;
+    let watch = cluster.host(2)?.start_watch()?;
+    let ping = cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?;
+    for host in [1, 2] {
+        let pid = cluster.json(host, "status")?["dataplane"]["pid"].clone();
+        cluster.sh(host, &["kill", "-9", &pid.to_string()])?;
+        eventually("another process has keys", || {
+            let status = cluster.json(host, "status")?;
+            let process = &status["dataplane"];
+            ensure!(process["pid"].is_u64() && process["pid"] != pid, "{status}");
+            ensure!(
+                status["encryption"]["peers"][0]["state"] == "protected",
+                "{status}"
+            );
+            Ok(())
+        })?;
+        eventually("it is reached again", || {
+            let report = cluster.host(1)?.ping(Some("a.web"), &PingSpec::once(b))?;
+            ensure!(report.lost == 0, "{report:?}");
+            Ok(())
+        })?;
+    }
+    let report = ping.finish()?;
+    ensure!(report.received > 10, "{report:?}");
+    sealed(watch)
+}
+
+fn another_program() -> Result<()> {
+    let cluster = encrypted(&options(2)?)?;
+    let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
+    let before = cluster.json(2, "status")?["dataplane"]["pid"].clone();
+    let watch = cluster.host(2)?.start_watch()?;
+    let pings = [
+        cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?,
+        cluster.host(2)?.start_ping(Some("b.web"), &endless(a))?,
+    ];
+    // A copy is another file, as an upgrade is.
+    let own = weft_exe()?;
+    let dir = format!("{}.keys-{}", own.display(), std::process::id());
+    let copy = format!("{dir}/weft");
+    std::fs::create_dir_all(&dir)?;
+    let upgraded = || -> Result<()> {
+        cluster.sh(2, &["cp", own.to_str().context("a path")?, &copy])?;
+        cluster.host(2)?.kill_agent()?;
+        let agent = format!("exec {copy} agent >/dev/null 2>&1");
+        let agent = cluster.spawn(2, &["sh", "-c", &agent])?;
+        eventually("another process is in charge, with keys", || {
+            let status = cluster.json(2, "status")?;
+            let pid = &status["dataplane"]["pid"];
+            ensure!(pid.is_u64() && *pid != before, "{status}");
+            ensure!(
+                status["encryption"]["peers"][0]["state"] == "protected",
+                "{status}"
+            );
+            ensure!(status["encryption"]["error"].is_null(), "{status}");
+            Ok(())
+        })?;
+        let old = format!("/proc/{before}/exe");
+        eventually("the first process has ended", || {
+            ensure!(
+                cluster.run(2, &["test", "-e", &old])?.status != 0,
+                "it runs"
+            );
+            Ok(())
+        })?;
+        let report = cluster
+            .host(1)?
+            .ping(Some("a.web"), &PingSpec::once(b).times(20, 5_000))?;
+        ensure!(report.lost == 0, "{report:?}");
+        drop(agent);
+        Ok(())
+    };
+    let outcome = upgraded();
+    let _ = std::fs::remove_dir_all(&dir);
+    outcome?;
+    for ping in pings {
+        // What waits in a queue that is full at that moment is what one retransmission repairs.
+        let report = ping.finish()?;
+        ensure!(report.received > 10 && report.lost <= 2, "{report:?}");
+    }
+    sealed(watch)
+}
+
+fn a_node_is_removed() -> Result<()> {
+    let mut options = options(3)?;
+    options.managers = 1;
+    let cluster = encrypted(&options)?;
+    let c = address(&cluster, "c")?;
+    let watch = cluster.host(1)?.start_watch()?;
+    let ping = cluster.host(1)?.start_ping(Some("a.web"), &endless(c))?;
+    cluster.weft(3, "leave --force")?;
+    for host in [1, 2] {
+        eventually("nothing is known of it", || {
+            let peers = peers(&cluster, host)?;
+            ensure!(peers.len() == 1 && peers[0]["name"] != "h3", "{peers:?}");
+            Ok(())
+        })?;
+    }
+    eventually("nothing of encryption is left there", || {
+        let rules = cluster.sh(3, &["ip", "rule"])?;
+        ensure!(!rules.contains(&INNER.to_string()), "{rules}");
+        let links = cluster.sh(3, &["ip", "-o", "link"])?;
+        ensure!(!links.contains("wf-esp"), "{links}");
+        let tables = cluster.sh(3, &["nft", "list", "tables"])?;
+        ensure!(!tables.contains("weft-esp"), "{tables}");
+        Ok(())
+    })?;
+    drop(ping.finish()?);
+    sealed(watch)
+}
+
+fn a_peer_is_blocked() -> Result<()> {
+    let mut options = options(2)?;
+    options.managers = 1;
+    let cluster = encrypted(&options)?;
+    let b = address(&cluster, "b")?;
+    let watch = cluster.host(1)?.start_watch()?;
+    let report = cluster.host(1)?.ping(Some("a.web"), &PingSpec::once(b))?;
+    ensure!(report.lost == 0, "{report:?}");
+    // Without its agent nobody agrees on keys, and without its process h1 has none.
+    cluster.host(2)?.kill_agent()?;
+    let pid = cluster.json(1, "status")?["dataplane"]["pid"].clone();
+    cluster.sh(1, &["kill", "-9", &pid.to_string()])?;
+    eventually("it is blocked", || {
+        let peer = peer(&cluster, 1, 2)?;
+        ensure!(
+            peer["state"] == "blocked" && peer["reason"].is_string(),
+            "{peer}"
+        );
+        let shown = cluster.weft(1, "status")?;
+        ensure!(
+            shown.contains("Blocked") && shown.contains("h2: "),
+            "{shown}"
+        );
+        Ok(())
+    })?;
+    eventually("a ping that is not sent is counted", || {
+        let spec = PingSpec {
+            timeout_ms: 100,
+            ..PingSpec::once(b)
+        };
+        let report = cluster.host(1)?.ping(Some("a.web"), &spec)?;
+        ensure!(report.received == 0, "{report:?}");
+        let peer = peer(&cluster, 1, 2)?;
+        ensure!(peer["drops"]["no_key"].as_u64() > Some(0), "{peer}");
+        Ok(())
+    })?;
+    cluster.host(2)?.start_agent()?;
+    eventually("it is reached again", || {
+        let report = cluster.host(1)?.ping(Some("a.web"), &PingSpec::once(b))?;
+        ensure!(report.lost == 0, "{report:?}");
+        Ok(())
+    })?;
+    sealed(watch)
+}
