@@ -18,10 +18,8 @@
 //!
 //! All but the last two is pure: buffers, times, key material and SPIs come from the caller.
 //!
-//! # What is not here
-//! No other crate of weft uses this one so far, **weft encrypts no network, and has no option that
-//! would say so**. Missing are the kernel's data path, whoever takes the secret from the agents'
-//! sessions and carries [`rotation`]'s messages over them.
+//! Whoever uses it takes the secrets of sessions from elsewhere, and carries [`rotation`]'s messages
+//! over them.
 //!
 //! It speaks kernel words (addresses, ports, SPIs) and depends on no crate of the workspace
 //! but `weft-netns`.
