@@ -13,7 +13,7 @@ use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
 use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
 use super::dataplane::Report;
-use super::encryption::EncryptionReport;
+use super::encryption::{EncryptionReport, Protection};
 use super::events::{self, Events};
 use super::health::Reasons;
 use super::reconcile::{GUARD_TABLE, KernelState, Passes};
@@ -234,11 +234,32 @@ impl Daemon {
             .get(&row.id.to_string())
             .cloned();
         let warning = translate::mtu_warning(view, index, row, this);
+        let blocked = self.blocked(view, index, row);
         Network {
             error,
-            warnings: warning.into_iter().collect(),
+            warnings: warning.into_iter().chain(blocked).collect(),
             ..Network::from_row(row, translate::network_mtu(view, index, row, this), view)
         }
+    }
+
+    /// With whom nothing of an encrypted network is exchanged from this node, and why, a line each.
+    fn blocked(&self, view: &View, index: &Index, row: &model::Network) -> Vec<String> {
+        if !row.encrypted {
+            return Vec::new();
+        }
+        let takes_part = |node| {
+            let mut endpoints = index.endpoints(view, row.id);
+            row.ingress || endpoints.any(|endpoint| endpoint.node == node)
+        };
+        let report = self.encryption.borrow().clone();
+        let blocked = report.peers.iter().filter_map(|(node, peer)| {
+            let Protection::Blocked(why) = &peer.protection else {
+                return None;
+            };
+            let name = &view.nodes.get(node)?.name;
+            takes_part(*node).then(|| format!("nothing is exchanged with {name}: {why}"))
+        });
+        blocked.collect()
     }
 
     fn describe_network(&self, row: &model::Network) -> Network {

@@ -358,6 +358,9 @@ fn a_peer_is_blocked() -> Result<()> {
             peer["state"] == "blocked" && peer["reason"].is_string(),
             "{peer}"
         );
+        let network = cluster.json(1, "network inspect web")?;
+        let warning = network["warnings"][0].as_str().unwrap_or_default();
+        ensure!(warning.contains("exchanged with h2: "), "{network}");
         let shown = cluster.weft(1, "status")?;
         ensure!(
             shown.contains("Blocked") && shown.contains("h2: "),
