@@ -14,9 +14,10 @@
 //! - [`path`]: what a data path has to be and is, whichever it is.
 //! - [`host`]: what the host has around a data path, so that nothing is ever in clear.
 //! - [`userspace`]: the data path of this process: a TAP, a UDP socket and threads between them.
+//! - [`kernel`]: the data path of the kernel: its associations and policies.
 //! - Counters of packets dropped, by [cause](Refusal).
 //!
-//! All but the last two is pure: buffers, times, key material and SPIs come from the caller.
+//! All but the last three is pure: buffers, times, key material and SPIs come from the caller.
 //!
 //! Whoever uses it takes the secrets of sessions from elsewhere, and carries [`rotation`]'s messages
 //! over them.
@@ -30,6 +31,7 @@ pub mod esp;
 pub mod forwarding;
 pub mod host;
 pub mod inner;
+pub mod kernel;
 pub mod keys;
 pub mod mtu;
 pub mod offload;

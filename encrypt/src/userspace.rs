@@ -21,7 +21,7 @@ mod keepalive;
 mod probe;
 mod receive;
 mod socket;
-mod sys;
+pub(crate) mod sys;
 mod tables;
 mod tap;
 mod transmit;

@@ -86,6 +86,11 @@ impl Limits {
             .filter(|sum| *sum <= self.hard_bytes)
     }
 
+    /// The hard limits, by packets and by bytes.
+    pub(crate) fn hard(&self) -> (u64, u64) {
+        (self.hard_packets, self.hard_bytes)
+    }
+
     /// Whether a successor is due after so many packets and bytes.
     pub(crate) fn due(&self, packets: u64, bytes: u64) -> Option<RekeyReason> {
         if packets >= self.soft_packets {

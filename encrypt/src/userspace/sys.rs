@@ -123,3 +123,23 @@ pub(super) fn poll<const N: usize>(
         Ok(()) => Ok(fds.map(|fd| fd.revents)),
     }
 }
+
+/// Lets the kernel take what comes to a UDP socket for ESP (RFC 3948), and give the socket only what is none.
+pub(crate) fn take_esp_in_udp(socket: &std::net::UdpSocket) -> io::Result<()> {
+    /// `UDP_ENCAP` and `UDP_ENCAP_ESPINUDP` (linux/udp.h).
+    const ENCAPSULATION: c_int = 100;
+    const ESP_IN_UDP: c_int = 2;
+    let value = ESP_IN_UDP;
+    let length = size_of::<c_int>() as libc::socklen_t;
+    let pointer = (&raw const value).cast();
+    // SAFETY: setsockopt reads an int, which lives until the call returns.
+    result(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_UDP,
+            ENCAPSULATION,
+            pointer,
+            length,
+        )
+    })
+}
