@@ -1,19 +1,20 @@
 //! The threads: each forwards in both directions between one queue of the TAP and one socket.
 
-use std::io::PipeReader;
+use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::offload::outer::Wrapper;
 
-use super::receive::Receive;
+use super::receive::{self, Receive};
 use super::socket::EspSocket;
 use super::sys;
 use super::tables::Tables;
 use super::tap::Tap;
-use super::transmit::Transmit;
+use super::transmit::{self, Transmit};
 
 /// How often it is seen to what nothing else wakes a thread for.
 const TICK: Duration = Duration::from_secs(1);
@@ -94,16 +95,16 @@ impl Engine {
 
     /// Forwards until it shall end, and gives back what it worked with.
     pub(super) fn run(mut self, shared: &Shared) -> (Tap, EspSocket) {
-        let mut tick_ms = 0;
+        let (mut tick_ms, mut spin) = (0, Spin::new());
+        let mut ready = Ready::ALL;
         while !shared.stopped.load(Relaxed) {
             let now_ms = shared.now_ms();
             if now_ms >= tick_ms {
                 tick_ms = now_ms + TICK.as_millis() as u64;
                 self.tick(shared, now_ms);
             }
-            match self.forward(shared, now_ms) {
-                Ok(true) => {}
-                Ok(false) => self.wait(Duration::from_millis(tick_ms - now_ms)),
+            let worked = match self.forward(shared, now_ms, &mut ready) {
+                Ok(worked) => worked,
                 Err(error) => {
                     shared.fail(format!(
                         "the device of encrypted networks is gone ({error}): the data path has to \
@@ -111,17 +112,36 @@ impl Engine {
                     ));
                     break;
                 }
+            };
+            let longest = match ready {
+                Ready::ALL => continue,
+                Ready::NONE => Duration::from_millis(tick_ms - now_ms),
+                _ => Duration::ZERO,
+            };
+            let soon = worked
+                && !longest.is_zero()
+                && spin.until(|| self.look(&mut ready, Duration::ZERO));
+            if !soon {
+                self.look(&mut ready, longest);
             }
         }
         (self.tap, self.socket)
     }
 
-    /// One batch in each direction; says whether there was any.
-    fn forward(&mut self, shared: &Shared, now_ms: u64) -> std::io::Result<bool> {
+    /// One batch in each direction that may have packets; says whether there were any. A direction
+    /// of which less than a batch was there has none left.
+    fn forward(&mut self, shared: &Shared, now_ms: u64, ready: &mut Ready) -> io::Result<bool> {
         let Self { tap, socket, .. } = self;
         let tables = shared.read();
-        let received = self.receive.forward(&tables, tap, socket, now_ms);
-        let sent = self.transmit.forward(&tables, tap, socket, now_ms)?;
+        let (mut received, mut sent) = (0, 0);
+        if ready.socket {
+            received = self.receive.forward(&tables, tap, socket, now_ms);
+            ready.socket = received == receive::BUFFERS;
+        }
+        if ready.tap {
+            sent = self.transmit.forward(&tables, tap, socket, now_ms)?;
+            ready.tap = sent == transmit::BATCH;
+        }
         Ok(received + sent > 0)
     }
 
@@ -135,13 +155,81 @@ impl Engine {
         }
     }
 
-    fn wait(&self, longest: Duration) {
+    /// Waits until there is something to do; says whether there is.
+    fn look(&self, ready: &mut Ready, longest: Duration) -> bool {
         let wanted = [
             (self.tap.as_fd(), libc::POLLIN),
             (self.socket.as_fd(), libc::POLLIN),
             (self.end.as_fd(), libc::POLLIN),
         ];
-        // An error is one of a wrong call only. The next read says what is wrong, if anything.
-        let _ = sys::poll(wanted, longest);
+        // An error is one of a wrong call only: everything is tried then.
+        let [tap, socket, end] = sys::poll(wanted, longest).unwrap_or([1; 3]);
+        ready.tap |= tap != 0;
+        ready.socket |= socket != 0;
+        tap | socket | end != 0
+    }
+}
+
+/// Which directions may have packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ready {
+    tap: bool,
+    socket: bool,
+}
+
+impl Ready {
+    const ALL: Self = Self {
+        tap: true,
+        socket: true,
+    };
+    const NONE: Self = Self {
+        tap: false,
+        socket: false,
+    };
+}
+
+/// Looks for the next packet for a while before it sleeps, as an answer often follows: to wake a
+/// processor takes longer than all else that is done for a packet.
+///
+/// Only while nobody else wants the processor. It is offered to others at each look; when it comes
+/// back late, somebody took it, and for a while nothing is tried.
+struct Spin {
+    not_before: Instant,
+}
+
+impl Spin {
+    /// How long the next packet is looked for.
+    const LENGTH: Duration = Duration::from_micros(50);
+    /// A look that takes longer was one at which somebody else had the processor.
+    const LATE: Duration = Duration::from_micros(15);
+    /// How long it is left alone then.
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    fn new() -> Self {
+        Self {
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Looks until something is found; says whether it was.
+    fn until(&mut self, mut found: impl FnMut() -> bool) -> bool {
+        let start = Instant::now();
+        let mut last = start;
+        if start < self.not_before {
+            return false;
+        }
+        while last - start < Self::LENGTH {
+            if found() {
+                return true;
+            }
+            thread::yield_now();
+            let now = Instant::now();
+            if now - last > Self::LATE {
+                self.not_before = now + Self::PAUSE;
+                return false;
+            }
+            last = now;
+        }
+        false
     }
 }

@@ -20,7 +20,7 @@ use super::tables::{Peer, Tables};
 use super::tap::Tap;
 
 /// Buffers that are filled at once, each with datagrams of one sender.
-const BUFFERS: usize = 8;
+pub(super) const BUFFERS: usize = 8;
 /// Bytes of a buffer: what does not fit is lost (`UDP_GRO`).
 const BUFFER: usize = 65_535;
 

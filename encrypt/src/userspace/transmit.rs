@@ -16,7 +16,7 @@ use super::tables::{Peer, Tables};
 use super::tap::{LONGEST_READ, Tap};
 
 /// Frames that are read before it is the other direction's turn. Each may be 64 KiB.
-const BATCH: usize = 8;
+pub(super) const BATCH: usize = 8;
 /// The two low bits of the type of service (RFC 3168 section 5).
 const ECN: u8 = 3;
 
