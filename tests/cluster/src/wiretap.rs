@@ -4,12 +4,13 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use memchr::memmem;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{SockaddrLike, bind, setsockopt, sockopt};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{LinkAddr, SockaddrLike, bind, recvfrom, setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,6 +27,10 @@ const BUFFER: usize = 64 << 20;
 /// Packets that are kept, and how long they may be to be sent again.
 const KEPT: usize = 64;
 const KEPT_LENGTH: usize = 1514;
+/// How often it is looked whether to end, while nothing is heard.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long what was queued may take in the end.
+const LAST: Duration = Duration::from_secs(5);
 /// Frames in clear that are shown.
 const SHOWN: usize = 4;
 
@@ -142,8 +147,11 @@ pub(crate) fn packet_socket(interface: &str) -> Result<Socket> {
 /// The probe's side: prints what was seen when standard input ends.
 pub fn main(interface: &str, patterns: &[&str]) -> Result<()> {
     let socket = packet_socket(interface)?;
-    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
-    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let index = if_nametoindex(interface)? as usize;
+    // Beyond the host's limit for those who may.
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER))?;
+    socket.set_read_timeout(Some(QUIET))?;
     let patterns: Vec<Vec<u8>> = patterns.iter().map(|pattern| unhex(pattern)).collect();
     let finders: Vec<_> = patterns.iter().map(memmem::Finder::new).collect();
     let mut stdout = std::io::stdout().lock();
@@ -151,13 +159,24 @@ pub fn main(interface: &str, patterns: &[&str]) -> Result<()> {
     stdout.flush()?;
     let ended = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let (mut seen, mut frame) = (Seen::default(), vec![0; FRAME_MAX]);
+    let mut last = None;
     loop {
-        match (&socket).read(&mut frame) {
-            Ok(length) => look(&mut seen, &frame[..length], &finders),
-            // Nothing for a while: only now may it end, so that what was queued is told.
-            Err(_) if ended.is_finished() => break,
+        // Where there is traffic all the time, what was queued in the end is told, and no more.
+        if last.is_none() && ended.is_finished() {
+            last = Some(Instant::now() + LAST);
+            socket.set_nonblocking(true)?;
+        }
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame) {
+            // Until it was bound, the socket heard every interface.
+            Ok((length, Some(from))) if from.ifindex() == index => {
+                look(&mut seen, &frame[..length], &finders);
+            }
+            Ok(_) => {}
+            Err(_) if last.is_some() => break,
             Err(_) => {}
         }
+        let outrun = last.is_some_and(|last| Instant::now() > last);
+        ensure!(!outrun, "more came than can be searched");
     }
     Ok(writeln!(stdout, "{}", serde_json::to_string(&seen)?)?)
 }

@@ -1,13 +1,14 @@
 //! Networks whose frames must not be in clear between hosts.
 
+use std::fs::OpenOptions;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weft_agent::lab::PingSpec;
-use weft_cluster_tests::capture::Capture;
-use weft_cluster_tests::cluster::Cluster;
-use weft_cluster_tests::{eventually, kernel};
+use weft_agent::lab::{PATTERN, PingSpec};
+use weft_cluster_tests::cluster::{Cluster, OUTSIDE};
+use weft_cluster_tests::wiretap::{CLEAR, Seen, Wiretap};
+use weft_cluster_tests::{PATIENCE, eventually, kernel};
 
 use crate::Case;
 
@@ -25,10 +26,18 @@ pub(crate) const CASES: &[Case] = &[
         "encrypted::turned_on_and_off_on_a_live_network_no_frame_is_in_clear",
         turned_on_and_off,
     ),
+    (
+        "encrypted::a_node_whose_agent_was_away_meanwhile_gets_nothing_in_clear",
+        agent_was_away,
+    ),
+    (
+        "encrypted::published_ports_are_carried_by_an_encrypted_ingress_network",
+        ingress,
+    ),
 ];
 
-/// Port of tunnels in clear, and of what ESP carries.
-const PORTS: [u16; 2] = [4789, 4790];
+/// What pings carry.
+const PING: &[u8] = &[PATTERN; 32];
 
 fn a_network_says_that_it_is() -> Result<()> {
     let cluster = Cluster::up(1)?;
@@ -92,95 +101,214 @@ fn a_worker_does_not_turn_it_off() -> Result<()> {
     Ok(())
 }
 
-/// UDP ports of the tunnels of the networks that a host takes part in.
-fn tunnel_port(cluster: &Cluster, host: usize, network: &str) -> Result<Option<u64>> {
-    let argv = ["ip", "-j", "-d", "link", "show", "type", "vxlan"];
-    let links = kernel::ip(cluster, host, Some(network), &argv)?;
-    Ok(links[0]["linkinfo"]["info_data"]["port"].as_u64())
+/// Whether this user's agents can have a data path. Where the device of TAPs is root's alone, what is
+/// to be encrypted stays closed.
+fn is_carried() -> bool {
+    OpenOptions::new().write(true).open("/dev/net/tun").is_ok()
 }
 
-fn mtu_inside(cluster: &Cluster, endpoint: &str) -> Result<Value> {
-    let text = cluster.weft(1, &format!("exec {endpoint} -- ip -j link show dev eth0"))?;
-    let mut links: Value = serde_json::from_str(&text)?;
-    Ok(links[0]["mtu"].take())
+/// `web` on a manager and a worker, with the containers `a` and `c` on the first and `b` on the other.
+struct Web {
+    cluster: Cluster,
+    id: String,
+    near: IpAddr,
+    far: IpAddr,
 }
 
-fn closed(cluster: &Cluster) -> Result<()> {
-    let endpoint = cluster.json(1, "endpoint inspect a.web")?;
-    ensure!(endpoint["state"] == "failed", "{endpoint}");
-    for object in [endpoint, cluster.json(1, "network inspect web")?] {
-        let error = object["error"].as_str().unwrap_or_default();
-        ensure!(error.contains("encryption"), "{object}");
+impl Web {
+    fn open() -> Result<Self> {
+        let cluster = Cluster::looking_again_every("1h")?;
+        cluster.weft(1, "network create web")?;
+        cluster.container(1, "web", "a")?;
+        let far = cluster.container(2, "web", "b")?.parse()?;
+        let near = cluster.container(1, "web", "c")?.parse()?;
+        cluster.settle(1)?;
+        let network = cluster.json(1, "network inspect web")?;
+        let id = network["id"].as_str().context("no id")?.to_owned();
+        let web = Self {
+            cluster,
+            id,
+            near,
+            far,
+        };
+        web.reaches()?;
+        Ok(web)
     }
+
+    fn encrypt(&self, encrypted: bool) -> Result<()> {
+        let update = format!("network update web --encrypted {encrypted}");
+        self.cluster.weft(1, &update).map(drop)
+    }
+
+    /// Waits until a host has no tunnel in clear any more, whether or not it has another one.
+    fn is_closed(&self, host: usize) -> Result<()> {
+        let argv = ["ip", "-j", "-d", "link", "show", "type", "vxlan"];
+        eventually(&format!("h{host} has no tunnel in clear"), || {
+            let links = kernel::ip(&self.cluster, host, Some(&self.id), &argv)?;
+            let port = &links[0]["linkinfo"]["info_data"]["port"];
+            ensure!(*port != CLEAR, "{links}");
+            Ok(())
+        })
+    }
+
+    /// Waits until an answer comes, then some must come one after the other.
+    fn reaches(&self) -> Result<()> {
+        let once = PingSpec::once(self.far);
+        let ping = |spec: PingSpec| {
+            let report = self.cluster.host(1)?.ping(Some("a.web"), &spec)?;
+            ensure!(report.lost == 0, "{report:?}");
+            Ok(())
+        };
+        eventually("a reaches b", || {
+            ping(PingSpec {
+                timeout_ms: 500,
+                ..once
+            })
+        })?;
+        ping(once.times(20, 2_000))
+    }
+
+    /// What is sealed arrives; where it cannot be, it is said why.
+    fn is_sealed(&self) -> Result<()> {
+        match is_carried() {
+            true => self.reaches(),
+            false => eventually("what is closed says so", || says_closed(&self.cluster)),
+        }
+    }
+
+    fn has_mtu(&self, wanted: u64) -> Result<()> {
+        eventually(&format!("the MTU is {wanted}"), || {
+            let show = "exec a.web -- ip -j link show dev eth0";
+            let links: Value = serde_json::from_str(&self.cluster.weft(1, show)?)?;
+            ensure!(links[0]["mtu"] == wanted, "{links}");
+            Ok(())
+        })
+    }
+}
+
+fn says_closed(cluster: &Cluster) -> Result<()> {
+    let network = cluster.json(1, "network inspect web")?;
+    let status = cluster.json(1, "status")?;
+    let said = |object: &Value| object.to_string().contains("/dev/net/tun");
+    ensure!(said(&network) || said(&status), "{network} {status}");
     Ok(())
 }
 
+fn nothing_in_clear(seen: &Seen) -> Result<()> {
+    match is_carried() {
+        true => seen.is_sealed(),
+        false => {
+            ensure!(seen.patterns == 0 && seen.inner == 0, "{seen:?}");
+            Ok(())
+        }
+    }
+}
+
 fn turned_on_and_off() -> Result<()> {
-    let cluster = Cluster::looking_again_every("1h")?;
-    cluster.weft(1, "network create web")?;
-    cluster.container(1, "web", "a")?;
-    let far: IpAddr = cluster.container(2, "web", "b")?.parse()?;
-    let near: IpAddr = cluster.container(1, "web", "c")?.parse()?;
-    cluster.settle(1)?;
-    let network = cluster.json(1, "network inspect web")?;
-    let id = network["id"].as_str().context("no id")?;
-    let ping = |to: IpAddr, times| {
-        let spec = PingSpec {
-            timeout_ms: 2000,
-            ..PingSpec::once(to).times(times, 20_000)
-        };
-        anyhow::Ok(cluster.host(1)?.ping(Some("a.web"), &spec)?)
+    let web = Web::open()?;
+    let cluster = &web.cluster;
+    let pings = |to| {
+        let spec = PingSpec::once(to).endless(5_000);
+        anyhow::Ok(cluster.host(1)?.start_ping(Some("a.web"), &spec)?)
     };
-    let report = ping(far, 1)?;
-    ensure!(report.lost == 0, "{report:?}");
-    let endless = PingSpec::once(near).endless(5_000);
-    let local = cluster.host(1)?.start_ping(Some("a.web"), &endless)?;
-
+    // The ones go on all the time, whatever becomes of them; the others must not notice anything.
+    let (beyond, beside) = (pings(web.far)?, pings(web.near)?);
     for round in 0..2 {
-        cluster.weft(1, "network update web --encrypted true")?;
-        for host in 1..=2 {
-            eventually(&format!("h{host} has no tunnel in clear"), || {
-                let port = tunnel_port(&cluster, host, id)?;
-                ensure!(port != Some(PORTS[0].into()), "{port:?}");
-                Ok(())
-            })?;
+        web.encrypt(true)?;
+        web.is_closed(1)?;
+        web.is_closed(2)?;
+        let taps = [1, 2].map(|host| Wiretap::start(cluster, host, "eth0", &[PING]));
+        web.is_sealed()?;
+        web.has_mtu(1408)?;
+        for tap in taps {
+            let seen = tap?.stop()?;
+            nothing_in_clear(&seen).with_context(|| format!("round {round}"))?;
         }
-        eventually("the MTU leaves room", || {
-            let mtu = mtu_inside(&cluster, "a.web")?;
-            ensure!(mtu == 1408, "{mtu}");
-            Ok(())
-        })?;
-        let captures = PORTS.map(|port| Capture::start(&cluster, 2, "eth0", port));
-        let report = ping(far, 20)?;
-        for capture in captures {
-            let frames = capture?.stop()?;
-            let clear = |frame: &&Value| frame["vni"] == network["vni"];
-            let found: Vec<&Value> = frames.iter().filter(clear).collect();
-            ensure!(found.is_empty(), "round {round}: in clear: {found:?}");
-        }
-        if report.received == 0 {
-            // Then it is said why.
-            eventually("what is closed says so", || closed(&cluster))?;
-        }
-
-        cluster.weft(1, "network update web --encrypted false")?;
-        eventually("it is reached again", || {
-            let report = ping(far, 1)?;
-            ensure!(report.lost == 0, "{report:?}");
-            Ok(())
-        })?;
+        web.encrypt(false)?;
+        web.reaches()?;
+        web.has_mtu(1450)?;
         eventually("all is as before", || {
-            let mtu = mtu_inside(&cluster, "a.web")?;
-            ensure!(mtu == 1450, "{mtu}");
             let shown = cluster.json(1, "network inspect web")?;
             ensure!(shown["error"].is_null(), "{shown}");
             Ok(())
         })?;
     }
-    let report = local.finish()?;
-    ensure!(
-        report.received > 10 && report.lost == 0,
-        "neighbours: {report:?}"
-    );
+    let report = beyond.finish()?;
+    ensure!(report.received > 10, "{report:?}");
+    let report = beside.finish()?;
+    ensure!(report.received > 10 && report.lost == 0, "{report:?}");
+    Ok(())
+}
+
+fn agent_was_away() -> Result<()> {
+    let web = Web::open()?;
+    let cluster = &web.cluster;
+    let away = cluster.host(2)?;
+    away.kill_agent()?;
+    web.encrypt(true)?;
+    web.is_closed(1)?;
+    // Its kernel still has the tunnel in clear, and the other one no key for it.
+    let tap = Wiretap::start(cluster, 1, "eth0", &[PING])?;
+    let spec = PingSpec {
+        timeout_ms: 500,
+        ..PingSpec::once(web.far).times(20, 2_000)
+    };
+    let report = cluster.host(1)?.ping(Some("a.web"), &spec)?;
+    ensure!(report.received == 0, "{report:?}");
+    let seen = tap.stop()?;
+    ensure!(seen.patterns == 0 && seen.inner == 0, "{seen:?}");
+
+    away.start_agent()?;
+    away.wait_ready(PATIENCE)?;
+    web.is_closed(2)?;
+    let tap = Wiretap::start(cluster, 2, "eth0", &[PING])?;
+    web.is_sealed()?;
+    nothing_in_clear(&tap.stop()?)
+}
+
+fn ingress() -> Result<()> {
+    const NAME: &str = "told-by-the-backend";
+    let cluster = Cluster::up(2)?;
+    cluster.weft(1, "network create app")?;
+    let create = "service create web --network app --health tcp:80 --publish 8080:80";
+    cluster.weft(1, create)?;
+    cluster.backend(2, "app", NAME, 80, "--service web")?;
+    let outside = cluster.client(OUTSIDE);
+    // By a node that has no backend.
+    let asks = || {
+        eventually("it answers", || {
+            let answers = outside.tcp("198.18.0.1", 8080, 3)?;
+            let client: IpAddr = "198.18.0.254".parse()?;
+            let right = { answers.iter() }.all(|a| a.name == NAME && a.peer == client);
+            ensure!(right && answers.len() == 3, "{answers:?}");
+            Ok(())
+        })
+    };
+    let tapped = |work: &dyn Fn() -> Result<()>| {
+        let tap = Wiretap::start(&cluster, 2, "eth0", &[NAME.as_bytes()])?;
+        work()?;
+        tap.stop()
+    };
+    asks()?;
+    let seen = tapped(&asks)?;
+    ensure!(seen.patterns >= 3, "the search is blind: {seen:?}");
+
+    cluster.weft(1, "network update ingress --encrypted true")?;
+    cluster.settle(1)?;
+    if !is_carried() {
+        let seen = tapped(&|| {
+            let refused = outside.tcp("198.18.0.1", 8080, 1).is_err();
+            ensure!(refused, "it answers");
+            Ok(())
+        })?;
+        return nothing_in_clear(&seen);
+    }
+    let seen = tapped(&asks)?;
+    seen.is_sealed()?;
+    ensure!(seen.clear == 0, "{seen:?}");
+    cluster.weft(1, "network update ingress --encrypted false")?;
+    cluster.settle(1)?;
+    let seen = tapped(&asks)?;
+    ensure!(seen.patterns >= 3, "{seen:?}");
     Ok(())
 }
