@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec};
-use weft_raft::model::{NetworkId, Node, NodeId, View};
+use weft_raft::model::{NetworkId, Node, NodeId, NodeStatus, View};
 
 use super::services::published;
 use super::{Index, inner_port};
@@ -14,8 +14,11 @@ use super::{Index, inner_port};
 pub(crate) struct Encryption {
     /// The data path. It may have no peers: a network that is on one node yet is as closed.
     pub(crate) path: PathSpec,
-    /// The nodes that it shares encrypted networks with, and their tunnel ends.
+    /// The nodes that it shares encrypted networks with, and their tunnel ends: no two have the same.
     pub(crate) peers: BTreeMap<NodeId, IpAddr>,
+    /// Those that say that their tunnel end is one that another of them has, or this node: a key of
+    /// one would be taken for the other's.
+    pub(crate) clashing: BTreeMap<NodeId, IpAddr>,
 }
 
 /// What encryption has to be on `local`; `None` if it takes part in no encrypted network.
@@ -28,7 +31,7 @@ pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<En
         underlay_mtu: here.underlay_mtu,
         peers: BTreeMap::new(),
     };
-    let mut peers = BTreeMap::new();
+    let mut networks: BTreeMap<NodeId, PeerSpec> = BTreeMap::new();
     let mut takes_part = false;
     for network in view.networks.values().filter(|network| network.encrypted) {
         let Some(members) = others(view, index, network.id, local) else {
@@ -36,12 +39,44 @@ pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<En
         };
         takes_part = true;
         for node in members {
-            peers.insert(node.id, node.data_path_addr);
-            let peer: &mut PeerSpec = path.peers.entry(node.data_path_addr).or_default();
+            let peer = networks.entry(node.id).or_default();
             peer.networks.insert(network.vni.get());
         }
     }
-    takes_part.then_some(Encryption { path, peers })
+    let mut peers = BTreeMap::new();
+    let mut clashing = BTreeMap::new();
+    let nodes = networks.keys().filter_map(|node| view.nodes.get(node));
+    let nodes: Vec<&Node> = nodes.map(AsRef::as_ref).collect();
+    for node in &nodes {
+        match owns_its_end(node, here, &nodes) {
+            true => peers.insert(node.id, node.data_path_addr),
+            false => clashing.insert(node.id, node.data_path_addr),
+        };
+    }
+    for (node, end) in &peers {
+        path.peers
+            .insert(*end, networks.remove(node).unwrap_or_default());
+    }
+    takes_part.then_some(Encryption {
+        path,
+        peers,
+        clashing,
+    })
+}
+
+/// Whether a tunnel end is that of this peer alone. A host that was set up anew takes the place of
+/// the node that it was before, which is down.
+fn owns_its_end(node: &Node, here: &Node, peers: &[&Node]) -> bool {
+    let end = node.data_path_addr.to_canonical();
+    let mut others = peers
+        .iter()
+        .filter(|other| other.id != node.id && other.data_path_addr.to_canonical() == end);
+    let is_down = |node: &Node| node.status == NodeStatus::Down;
+    let alone = match is_down(node) {
+        true => others.next().is_none(),
+        false => others.all(|other| is_down(other)),
+    };
+    alone && here.data_path_addr.to_canonical() != end
 }
 
 /// The other nodes of a network that `local` takes part in; `None` if it does not.

@@ -22,7 +22,7 @@ use weft_raft::peering::{PeerEvent, Peering};
 
 use super::path::UserspacePath;
 use super::peer::{Peer, Session};
-use super::report::{EncryptionReport, Protection};
+use super::report::{EncryptionReport, PeerReport, Protection};
 use super::{Numbered, Wanted};
 use crate::config::Config;
 use crate::daemon::dataplane::Dataplane;
@@ -475,7 +475,11 @@ impl Keeper {
         let troubles = &self.troubles;
         let report =
             |(node, peer): (&NodeId, &Peer)| (*node, peer.report(&self.state, troubles.get(node)));
-        let peers: BTreeMap<_, _> = self.peers.iter().map(report).collect();
+        let mut peers: BTreeMap<_, _> = self.peers.iter().map(report).collect();
+        if let Some(wanted) = &self.wanted.borrow().wanted {
+            let clashing = wanted.encryption.clashing.iter();
+            peers.extend(clashing.map(|(node, vtep)| (*node, PeerReport::clashing(*vtep))));
+        }
         self.report.send_if_modified(|now| {
             for (node, peer) in &peers {
                 let before = now.peers.get(node).map(|peer| &peer.protection);

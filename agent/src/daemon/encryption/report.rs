@@ -69,6 +69,21 @@ pub(crate) struct PeerReport {
     pub(crate) state: weft_encrypt::path::PeerState,
 }
 
+impl PeerReport {
+    /// Of a node that says that its tunnel end is another's.
+    pub(super) fn clashing(vtep: IpAddr) -> Self {
+        let why = format!("another node has the data-path address {vtep} as well");
+        Self {
+            vtep,
+            protection: Protection::Blocked(why),
+            epoch_out: None,
+            epoch_in: None,
+            age: None,
+            state: weft_encrypt::path::PeerState::default(),
+        }
+    }
+}
+
 impl EncryptionReport {
     /// Why something could leave or come in clear, if so; nothing is sent then.
     pub(crate) fn trouble(&self) -> Option<&String> {

@@ -2,7 +2,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use weft_raft::model::{
-    Change, Network, Node, Protocol, PublishMode, PublishedPort, Service, SourceMode,
+    Change, Network, Node, NodeStatus, Protocol, PublishMode, PublishedPort, Service, SourceMode,
 };
 
 use super::*;
@@ -68,6 +68,43 @@ fn the_nodes_of_an_encrypted_network_are_peers_for_its_frames_only() {
     let path = made.path;
     assert_eq!((path.local, path.underlay_mtu), (vtep(1), 1500));
     assert_eq!((path.esp_port, path.inner_port), (4500, 4790));
+}
+
+/// Says that its tunnel end is that of another.
+fn posing(number: u8, as_number: u8, status: NodeStatus) -> Change {
+    Change::Node(Arc::new(Node {
+        data_path_addr: vtep(as_number),
+        status,
+        ..node(number, 1500)
+    }))
+}
+
+#[test]
+fn nobody_gets_what_is_for_another_by_its_tunnel_end() {
+    let mut view = view();
+    // Network 1 is between nodes 1 and 3, network 2 between 1 and 2.
+    view.apply(6, &[encrypted(1), encrypted(2), on(4, 2, 1), on(5, 2, 2)]);
+    let both = vec![(vtep(2), vec![4098]), (vtep(3), vec![4097])];
+    assert_eq!(peers(&view), Some(both.clone()));
+    view.apply(7, &[posing(2, 3, NodeStatus::Ready)]);
+    assert_eq!(peers(&view), Some(Vec::new()));
+    let made = encryption(&view, &Index::of(&view), id(1)).unwrap();
+    let clashing = [id(2), id(3)].map(|node| (node, vtep(3)));
+    assert_eq!(made.clashing, clashing.into());
+    // What was there before the host was set up anew is in nobody's way, nor gets anything.
+    view.apply(8, &[posing(2, 3, NodeStatus::Down)]);
+    assert_eq!(peers(&view), Some(vec![(vtep(3), vec![4097])]));
+    // Nor is one that shares no encrypted network, and this node's own is nobody's.
+    view.apply(
+        9,
+        &[
+            posing(2, 2, NodeStatus::Ready),
+            posing(4, 3, NodeStatus::Ready),
+        ],
+    );
+    assert_eq!(peers(&view), Some(both));
+    view.apply(10, &[posing(3, 1, NodeStatus::Down)]);
+    assert_eq!(peers(&view), Some(vec![(vtep(2), vec![4098])]));
 }
 
 #[test]
