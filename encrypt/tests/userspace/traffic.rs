@@ -8,17 +8,29 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use weft_encrypt::path::ESP_PORT;
 use weft_test_netns::DEADLINE;
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, MANY, V4, V6, WIDE, peers};
+use crate::lab::{Host, MANY, V4, V6, WIDE, peers, until};
 
-/// What streams consist of.
+/// Between one datagram and the next.
 pub(crate) const PAUSE: Duration = Duration::from_millis(4);
+/// Nobody listens there.
+const DISCARD: u16 = 9;
+/// What streams consist of.
 const PATTERN: &[u8; 29] = b"this must be seen by no one. ";
 
 pub(crate) const CASES: &[(&str, fn())] = &[
+    (
+        "marks_of_congestion_are_carried",
+        marks_of_congestion_are_carried,
+    ),
+    (
+        "what_is_too_long_for_the_path_is_counted",
+        what_is_too_long_is_counted,
+    ),
     (
         "nothing_but_esp_is_on_the_underlay",
         nothing_but_esp_is_on_the_underlay,
@@ -120,7 +132,7 @@ pub(crate) fn shout(from: &Host, to: &Host) {
     let socket = from
         .inside
         .run(|| UdpSocket::bind((from.address, 0)).unwrap());
-    socket.send_to(PATTERN, (to.address, 9)).unwrap();
+    socket.send_to(PATTERN, (to.address, DISCARD)).unwrap();
 }
 
 /// Sends so many bytes over one connection and expects them to arrive as they were.
@@ -197,4 +209,71 @@ fn a_stream_goes_through_a_wide_underlay() {
     let (left, right) = peers(&WIDE);
     exchange(&left, &right, 2, PAUSE, 8908 - 28);
     stream(&left, &right, 20_000_000);
+}
+
+/// The two bits of congestion notification of what was sent to that port, in frames of IPv4.
+fn marks(frames: &[Vec<u8>], port: u16) -> BTreeSet<u8> {
+    let to = |frame: &&Vec<u8>| frame.get(36..38) == Some(&port.to_be_bytes());
+    frames
+        .iter()
+        .filter(to)
+        .map(|frame| frame[15] & 3)
+        .collect()
+}
+
+fn marks_of_congestion_are_carried() {
+    const CAPABLE: u8 = 2;
+    const CONGESTED: u8 = 3;
+    let (left, right) = peers(&V4);
+    for command in [
+        "nft add table ip squeeze",
+        "nft add chain ip squeeze pre { type filter hook prerouting priority 0 ; }",
+        "nft add rule ip squeeze pre udp dport 4500 ip ecn ect0 ip ecn set ce",
+    ] {
+        right.host(command);
+    }
+    let on_the_way = Capture::start(&left.ns, "under");
+    let arrived = Capture::start(&right.inside, "vx0");
+    let socket = Socket::from(
+        left.inside
+            .run(|| UdpSocket::bind((left.address, 0)).unwrap()),
+    );
+    socket.set_tos_v4(CAPABLE.into()).unwrap();
+    let listener = right
+        .inside
+        .run(|| UdpSocket::bind((right.address, 0)).unwrap());
+    listener.set_read_timeout(Some(DEADLINE)).unwrap();
+    let to = listener.local_addr().unwrap();
+    socket.send_to(PATTERN, &to.into()).unwrap();
+    // By then it has been everywhere.
+    assert_eq!(listener.recv(&mut [0; 100]).unwrap(), PATTERN.len());
+    let (sent, got) = (on_the_way.finish(), arrived.finish());
+    assert!(
+        marks(&sent, ESP_PORT).contains(&CAPABLE),
+        "copied to the outer header"
+    );
+    assert_eq!(
+        marks(&got, to.port()),
+        [CONGESTED].into(),
+        "and back from it"
+    );
+}
+
+fn what_is_too_long_is_counted() {
+    let (left, right) = peers(&V4);
+    exchange(&left, &right, 2, PAUSE, 1000);
+    let failed = || left.path().state().peers[&right.end].send_failed;
+    assert_eq!(failed(), 0);
+    left.host("ip link set under mtu 1400");
+    let socket = left
+        .inside
+        .run(|| UdpSocket::bind((left.address, 0)).unwrap());
+    let long = [0; 1380];
+    until("it is not sent", || {
+        socket.send_to(&long, (right.address, DISCARD)).unwrap();
+        failed() > 0
+    });
+    exchange(&left, &right, 2, PAUSE, 1000);
+    left.host("ip link set under mtu 1500");
+    stream(&left, &right, 2_000_000);
 }
