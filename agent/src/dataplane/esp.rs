@@ -1,22 +1,26 @@
-//! Encrypted networks in this process: the user-space data path, from the first specification of an
-//! agent until none is needed any more.
+//! Encrypted networks in this process: a data path, from the first specification of an agent until none
+//! is needed any more. That is the user-space one, or the kernel's, whose socket has to be somebody's who
+//! outlives the agent.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use weft_encrypt::esp::Spi;
+use weft_encrypt::kernel::Kernel;
 use weft_encrypt::keys::SaKey;
 use weft_encrypt::path::{PathSpec, PathState, SaName};
-use weft_encrypt::userspace::{HandedOver, Userspace};
+use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
 use zeroize::Zeroizing;
 
-use super::wire::Sealed;
+use super::wire::{EspPath, Sealed};
 
 /// The data path of one process, if it carries one.
-#[derive(Default)]
 pub(super) struct Esp {
+    run_dir: PathBuf,
     inner: Mutex<Inner>,
 }
 
@@ -25,11 +29,33 @@ struct Inner {
     needed: bool,
     /// What it was told to carry, last.
     spec: Option<PathSpec>,
-    running: Option<Userspace>,
+    running: Option<Running>,
     error: Option<String>,
 }
 
+/// A data path.
+enum Running {
+    Userspace(Userspace),
+    Kernel(Kernel),
+}
+
+/// What a data path leaves to another process, beside descriptors.
+#[derive(Serialize, Deserialize)]
+enum Left {
+    Userspace(HandedOverState),
+    /// All of it is in the kernel.
+    Kernel,
+}
+
 impl Esp {
+    /// Carries nothing. In `run_dir` is kept which keys the kernel has.
+    pub(super) fn new(run_dir: PathBuf) -> Self {
+        Self {
+            run_dir,
+            inner: Mutex::default(),
+        }
+    }
+
     /// Whether the process is needed for it.
     pub(super) fn is_needed(&self) -> bool {
         self.inner().needed
@@ -39,32 +65,37 @@ impl Esp {
     pub(super) fn need(&self, needed: bool) {
         let mut inner = self.inner();
         inner.needed = needed;
-        if !needed && inner.running.take().is_some() {
+        if needed {
+            return;
+        }
+        if let Some(running) = inner.running.take() {
+            running.end();
             info!("no encrypted network is carried any more");
         }
-        if !needed {
-            inner.spec = None;
-            inner.error = None;
-        }
+        inner.spec = None;
+        inner.error = None;
     }
 
     /// Carries this from now on; what it is then. What cannot be done is said in there. Blocks
     /// for some milliseconds when it starts.
-    pub(super) fn want(&self, spec: PathSpec) -> PathState {
+    pub(super) fn want(&self, spec: PathSpec, path: EspPath) -> PathState {
         let mut inner = self.inner();
         inner.needed = true;
         let kept = inner
             .spec
             .as_ref()
             .is_some_and(|old| is_same_place(old, &spec));
-        if !kept {
-            inner.running = None;
+        if let Some(running) = inner
+            .running
+            .take_if(|running| !kept || running.path() != path)
+        {
+            running.end();
         }
         let outcome = match &inner.running {
-            Some(running) => running.want(&spec).map_err(|error| error.to_string()),
-            None => Userspace::start(spec.clone(), None)
-                .map(|running| inner.running = Some(running))
-                .map_err(|error| error.to_string()),
+            Some(running) => running.want(&spec),
+            None => self
+                .start(&spec, path)
+                .map(|running| inner.running = Some(running)),
         };
         if let Err(error) = &outcome
             && inner.error.as_ref() != Some(error)
@@ -79,26 +110,40 @@ impl Esp {
         state(&inner)
     }
 
+    fn start(&self, spec: &PathSpec, path: EspPath) -> Result<Running, String> {
+        match path {
+            EspPath::Userspace => Userspace::start(spec.clone(), None)
+                .map(Running::Userspace)
+                .map_err(|error| error.to_string()),
+            EspPath::Kernel => Kernel::start(spec.clone(), &self.run_dir, None)
+                .map(Running::Kernel)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
     /// Accepts a key's packets.
     pub(super) fn install_inbound(&self, name: SaName, key: SaKey) -> Result<PathState, String> {
-        self.change(|running| {
-            let installed = running.install_inbound(name, key);
-            installed.map_err(|error| error.to_string())
+        self.change(|running| match running {
+            Running::Userspace(path) => path.install_inbound(name, key).map_err(text),
+            Running::Kernel(path) => path.install_inbound(name, key).map_err(text),
         })
     }
 
     /// Seals with a key.
     pub(super) fn switch_outbound(&self, name: SaName, key: SaKey) -> Result<PathState, String> {
-        self.change(|running| {
-            let switched = running.switch_outbound(name, key);
-            switched.map_err(|error| error.to_string())
+        self.change(|running| match running {
+            Running::Userspace(path) => path.switch_outbound(name, key).map_err(text),
+            Running::Kernel(path) => path.switch_outbound(name, key).map_err(text),
         })
     }
 
     /// Erases a key.
     pub(super) fn remove_inbound(&self, spi: Spi) -> Result<PathState, String> {
         self.change(|running| {
-            running.remove_inbound(spi);
+            match running {
+                Running::Userspace(path) => path.remove_inbound(spi),
+                Running::Kernel(path) => path.remove_inbound(spi),
+            }
             Ok(())
         })
     }
@@ -110,19 +155,32 @@ impl Esp {
             return Ok(None);
         };
         inner.needed = false;
-        let (state, descriptors) = running.hand_over();
-        let text = Zeroizing::new(serde_json::to_string(&(&spec, &state))?);
+        let (left, descriptors) = match running {
+            Running::Userspace(path) => {
+                let (state, descriptors) = path.hand_over();
+                (Left::Userspace(state), descriptors)
+            }
+            Running::Kernel(path) => (Left::Kernel, vec![path.hand_over()]),
+        };
+        let text = Zeroizing::new(serde_json::to_string(&(&spec, &left))?);
         Ok(Some((Sealed(text), descriptors)))
     }
 
     /// Goes on with what another process has handed over.
     pub(super) fn adopt(&self, state: &Sealed, descriptors: Vec<OwnedFd>) -> Result<(), String> {
-        let (spec, state): (PathSpec, _) =
-            serde_json::from_str(&state.0).map_err(|error| error.to_string())?;
-        let from = HandedOver::new(state, descriptors);
-        let running = Userspace::start(spec.clone(), Some(from));
+        let (spec, left): (PathSpec, Left) = serde_json::from_str(&state.0).map_err(text)?;
+        let running = match left {
+            Left::Userspace(state) => {
+                let from = HandedOver::new(state, descriptors);
+                Running::Userspace(Userspace::start(spec.clone(), Some(from)).map_err(text)?)
+            }
+            Left::Kernel => {
+                let socket = descriptors.into_iter().next();
+                Running::Kernel(Kernel::start(spec.clone(), &self.run_dir, socket).map_err(text)?)
+            }
+        };
         let mut inner = self.inner();
-        inner.running = Some(running.map_err(|error| error.to_string())?);
+        inner.running = Some(running);
         inner.needed = true;
         inner.spec = Some(spec);
         Ok(())
@@ -130,7 +188,7 @@ impl Esp {
 
     fn change(
         &self,
-        change: impl FnOnce(&Userspace) -> Result<(), String>,
+        change: impl FnOnce(&Running) -> Result<(), String>,
     ) -> Result<PathState, String> {
         let inner = self.inner();
         match &inner.running {
@@ -146,11 +204,50 @@ impl Esp {
     }
 }
 
+impl Running {
+    fn path(&self) -> EspPath {
+        match self {
+            Self::Userspace(_) => EspPath::Userspace,
+            Self::Kernel(_) => EspPath::Kernel,
+        }
+    }
+
+    fn want(&self, spec: &PathSpec) -> Result<(), String> {
+        match self {
+            Self::Userspace(path) => path.want(spec).map_err(text),
+            Self::Kernel(path) => path.want(spec).map_err(text),
+        }
+    }
+
+    fn state(&self) -> PathState {
+        match self {
+            Self::Userspace(path) => path.state(),
+            Self::Kernel(path) => path.state(),
+        }
+    }
+
+    /// Takes keys and all else away.
+    fn end(self) {
+        match self {
+            Self::Userspace(path) => drop(path),
+            Self::Kernel(path) => {
+                if let Err(error) = path.remove() {
+                    warn!(%error, "the kernel's associations could not be removed");
+                }
+            }
+        }
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
 fn state(inner: &Inner) -> PathState {
     let mut state = inner
         .running
         .as_ref()
-        .map(Userspace::state)
+        .map(Running::state)
         .unwrap_or_default();
     state.error = inner.error.clone().or(state.error);
     state

@@ -89,7 +89,7 @@ async fn serve(place: Place, descriptors: u64) -> anyhow::Result<()> {
     };
     let work = Arc::new(Work {
         relay: Arc::new(Relay::new(descriptors)),
-        esp: Esp::default(),
+        esp: Esp::new(place.run_dir().to_owned()),
         hello,
     });
     let listener = take_over(&place, &work).await?;
@@ -254,7 +254,7 @@ impl Work {
                 self.relay.succeeded();
                 Response::State(self.relay.state())
             }
-            Request::Esp(spec) => Response::Esp(self.esp.want(spec)),
+            Request::Esp { spec, path } => Response::Esp(self.esp.want(spec, path)),
             Request::InstallInbound(name, key) => {
                 esp(key.to_key(), |key| self.esp.install_inbound(name, key))
             }

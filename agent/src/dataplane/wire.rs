@@ -47,7 +47,12 @@ pub(crate) enum Request {
     Succeeded,
     /// To carry encrypted networks like this from now on. The keys of peers that are no more are
     /// erased. Answered by [`Response::Esp`], as all that follow but the last.
-    Esp(PathSpec),
+    Esp {
+        /// What is to be carried.
+        spec: PathSpec,
+        /// By what.
+        path: EspPath,
+    },
     /// To accept this key's packets.
     InstallInbound(SaName, KeyBytes),
     /// To seal with this key from now on and erase the one before.
@@ -57,6 +62,15 @@ pub(crate) enum Request {
     /// To stop carrying encrypted networks and give all that another process needs to go on.
     /// Answered by [`Response::EspHandedOver`], and the descriptors after it.
     HandOverEsp,
+}
+
+/// What carries encrypted networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum EspPath {
+    /// The process.
+    Userspace,
+    /// The kernel; the process has the socket.
+    Kernel,
 }
 
 /// What a key is made of: key and salt. Erased when dropped, never printed.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 use weft_encrypt::esp::Spi;
 use weft_encrypt::host::{Host, HostReport, HostSpec, Mode};
+use weft_encrypt::kernel;
 use weft_encrypt::mtu;
 use weft_encrypt::path::{PathSpec, PathState, SaName};
 use weft_encrypt::rotation::{Action, KeyId, Moment, Status, Timing};
@@ -20,13 +21,14 @@ use weft_raft::control::ControlPlane;
 use weft_raft::model::NodeId;
 use weft_raft::peering::{PeerEvent, Peering};
 
-use super::path::UserspacePath;
+use super::path::DataPath;
 use super::peer::{Peer, Session};
 use super::report::{EncryptionReport, PeerReport, Protection};
 use super::{Numbered, Wanted};
-use crate::config::Config;
+use crate::config::{Config, EncryptionPath};
 use crate::daemon::dataplane::Dataplane;
 use crate::dataplane::Place;
+use crate::dataplane::wire::EspPath;
 
 /// How often it is looked what host and data path are like although nothing was heard.
 const LOOK: Duration = Duration::from_secs(2);
@@ -50,7 +52,9 @@ pub(super) struct Keeper {
     /// Whatever the process is, it may have become another one.
     processes: watch::Receiver<Arc<crate::daemon::dataplane::Report>>,
     host: Option<Host>,
-    path: UserspacePath,
+    path: DataPath,
+    configured: EncryptionPath,
+    chosen: Option<EspPath>,
     timing: Timing,
     origin: Instant,
     random: SystemRandom,
@@ -81,7 +85,9 @@ impl Keeper {
             peering,
             processes: dataplane.reports(),
             host: None,
-            path: UserspacePath::new(Place::new(&config.run_dir), dataplane.esp_need()),
+            path: DataPath::new(Place::new(&config.run_dir), dataplane.esp_need()),
+            configured: config.encryption.path,
+            chosen: None,
             timing: Timing {
                 rekey_after: config.encryption.rekey,
                 ..Timing::default()
@@ -155,17 +161,29 @@ impl Keeper {
             self.report.send_replace(Arc::new(report));
             return;
         };
-        report.path = Some("userspace");
+        let path = match self.choose(wanted.encryption.path.local) {
+            Ok(path) => path,
+            Err(error) => {
+                self.next_look = Instant::now() + LOOK;
+                report.closed = Err(error);
+                self.report.send_replace(Arc::new(report));
+                return;
+            }
+        };
+        report.path = Some(match path {
+            EspPath::Userspace => "userspace",
+            EspPath::Kernel => "kernel",
+        });
         self.peering
             .want(wanted.encryption.peers.keys().copied().collect());
         // Closed before anything can be opened.
-        self.close(&wanted, &mut report);
+        self.close(&wanted, path, &mut report);
         // Nobody has to wait for the rest.
         self.report.send_replace(Arc::new(report.clone()));
-        match self.path.want(&wanted.encryption.path).await {
+        match self.path.want(&wanted.encryption.path, path).await {
             Ok(state) => {
                 self.settle(&wanted, state).await;
-                self.close(&wanted, &mut report);
+                self.close(&wanted, path, &mut report);
                 report.take(&self.state);
             }
             Err(error) => report.error = Some(error),
@@ -175,6 +193,31 @@ impl Keeper {
         }
         self.complain(report.error.as_ref());
         self.report.send_replace(Arc::new(report));
+    }
+
+    /// Which data path it is to be, as configured and as far as the kernel goes. It stays.
+    fn choose(&mut self, local: IpAddr) -> Result<EspPath, String> {
+        if let Some(chosen) = self.chosen {
+            return Ok(chosen);
+        }
+        let probe = || block_in_place(|| kernel::probe(local));
+        let chosen = match self.configured {
+            EncryptionPath::Userspace => EspPath::Userspace,
+            EncryptionPath::Kernel => {
+                let lacking = |error| format!("{error}; or use --encryption userspace");
+                probe().map_err(lacking)?;
+                EspPath::Kernel
+            }
+            EncryptionPath::Auto => match probe() {
+                Ok(()) => EspPath::Kernel,
+                Err(error) => {
+                    info!(%error, "encrypted networks are carried in user space");
+                    EspPath::Userspace
+                }
+            },
+        };
+        self.chosen = Some(chosen);
+        Ok(chosen)
     }
 
     /// Says so once when the data path does not carry anything, and not only because it starts.
@@ -211,9 +254,9 @@ impl Keeper {
     }
 
     /// Sees to it that nothing leaves or comes in clear.
-    fn close(&mut self, wanted: &Wanted, report: &mut EncryptionReport) {
-        let closed =
-            host_spec(&wanted.encryption.path).and_then(|spec| self.reconcile_host(Some(&spec)));
+    fn close(&mut self, wanted: &Wanted, path: EspPath, report: &mut EncryptionReport) {
+        let closed = host_spec(&wanted.encryption.path, path)
+            .and_then(|spec| self.reconcile_host(Some(&spec)));
         match closed {
             Ok(host) => {
                 report.clear_dropped = (host.dropped_in, host.dropped_out);
@@ -499,7 +542,7 @@ impl Keeper {
 }
 
 /// What the host has to be for a data path.
-fn host_spec(spec: &PathSpec) -> Result<HostSpec, String> {
+fn host_spec(spec: &PathSpec, path: EspPath) -> Result<HostSpec, String> {
     let (family, around) = match spec.local {
         IpAddr::V4(_) => (mtu::Family::V4, 50),
         IpAddr::V6(_) => (mtu::Family::V6, 70),
@@ -508,7 +551,10 @@ fn host_spec(spec: &PathSpec) -> Result<HostSpec, String> {
         mtu::endpoint_mtu(spec.underlay_mtu, family).map_err(|error| error.to_string())?;
     let peers = spec.peers.iter();
     Ok(HostSpec {
-        mode: Mode::Userspace,
+        mode: match path {
+            EspPath::Userspace => Mode::Userspace,
+            EspPath::Kernel => Mode::Kernel,
+        },
         inner_port: spec.inner_port,
         local: spec.local,
         tap_mtu: endpoint + around,

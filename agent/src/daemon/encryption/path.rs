@@ -7,17 +7,17 @@ use weft_encrypt::path::{PathSpec, PathState, SaName};
 use crate::daemon::dataplane::EspNeed;
 use crate::dataplane::Place;
 use crate::dataplane::client::Link;
-use crate::dataplane::wire::{KeyBytes, Request};
+use crate::dataplane::wire::{EspPath, KeyBytes, Request};
 
 /// Speaks to the process in charge.
 #[derive(Debug)]
-pub(super) struct UserspacePath {
+pub(super) struct DataPath {
     place: Place,
     need: EspNeed,
     link: Option<Link>,
 }
 
-impl UserspacePath {
+impl DataPath {
     pub(super) fn new(place: Place, need: EspNeed) -> Self {
         Self {
             place,
@@ -30,9 +30,14 @@ impl UserspacePath {
     ///
     /// # Errors
     /// In one line, when the process is not there.
-    pub(super) async fn want(&mut self, spec: &PathSpec) -> Result<PathState, String> {
+    pub(super) async fn want(
+        &mut self,
+        spec: &PathSpec,
+        path: EspPath,
+    ) -> Result<PathState, String> {
         self.need.set(true);
-        self.ask(&Request::Esp(spec.clone())).await
+        let spec = spec.clone();
+        self.ask(&Request::Esp { spec, path }).await
     }
 
     /// Carries nothing.
