@@ -42,7 +42,7 @@ enum Running {
 /// What a data path leaves to another process, beside descriptors.
 #[derive(Serialize, Deserialize)]
 enum Left {
-    Userspace(HandedOverState),
+    Userspace(Box<HandedOverState>),
     /// All of it is in the kernel.
     Kernel,
 }
@@ -158,7 +158,7 @@ impl Esp {
         let (left, descriptors) = match running {
             Running::Userspace(path) => {
                 let (state, descriptors) = path.hand_over();
-                (Left::Userspace(state), descriptors)
+                (Left::Userspace(Box::new(state)), descriptors)
             }
             Running::Kernel(path) => (Left::Kernel, vec![path.hand_over()]),
         };
@@ -171,7 +171,7 @@ impl Esp {
         let (spec, left): (PathSpec, Left) = serde_json::from_str(&state.0).map_err(text)?;
         let running = match left {
             Left::Userspace(state) => {
-                let from = HandedOver::new(state, descriptors);
+                let from = HandedOver::new(*state, descriptors);
                 Running::Userspace(Userspace::start(spec.clone(), Some(from)).map_err(text)?)
             }
             Left::Kernel => {

@@ -93,12 +93,22 @@ fn address(cluster: &Cluster, endpoint: &str) -> Result<IpAddr> {
 }
 
 fn endless(to: IpAddr) -> PingSpec {
-    PingSpec::once(to).endless(10_000)
+    PingSpec::once(to).endless(20_000)
 }
 
 fn unharmed(report: &PingReport) -> Result<()> {
     ensure!(report.received > 10 && report.lost == 0, "{report:?}");
     Ok(())
+}
+
+/// Waits until so many pings run: until then they need the agents of their hosts.
+fn pinging(cluster: &Cluster, pings: usize) -> Result<()> {
+    eventually("pings run", || {
+        // Hosts share the lab's processes.
+        let found = cluster.run(1, &["pgrep", "-f", "-c", "^weft internal lab .*Ping"])?;
+        ensure!(found.stdout.trim() == pings.to_string(), "{found:?}");
+        Ok(())
+    })
 }
 
 /// Nothing but ESP was on the wire.
@@ -134,6 +144,7 @@ fn an_agent_is_killed() -> Result<()> {
         cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?,
         cluster.host(2)?.start_ping(Some("b.web"), &endless(a))?,
     ];
+    pinging(&cluster, pings.len())?;
     for host in [2, 1] {
         let process = cluster.json(host, "status")?["dataplane"]["pid"].clone();
         cluster.host(host)?.kill_agent()?;
@@ -265,6 +276,7 @@ fn another_program() -> Result<()> {
         cluster.host(1)?.start_ping(Some("a.web"), &endless(b))?,
         cluster.host(2)?.start_ping(Some("b.web"), &endless(a))?,
     ];
+    pinging(&cluster, pings.len())?;
     // A copy is another file, as an upgrade is.
     let own = weft_exe()?;
     let dir = format!("{}.keys-{}", own.display(), std::process::id());
