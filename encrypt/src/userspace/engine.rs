@@ -13,7 +13,7 @@ use super::receive::{self, Receive};
 use super::socket::EspSocket;
 use super::sys;
 use super::tables::Tables;
-use super::tap::Tap;
+use super::tap::{IFNAME, Tap};
 use super::transmit::{self, Transmit};
 
 /// How often it is seen to what nothing else wakes a thread for.
@@ -60,7 +60,11 @@ impl Shared {
     }
 
     fn fail(&self, error: String) {
-        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.set_error(Some(error));
+    }
+
+    fn set_error(&self, error: Option<String>) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 }
 
@@ -107,10 +111,10 @@ impl Engine {
                 Ok(worked) => worked,
                 Err(error) => {
                     shared.fail(format!(
-                        "the device of encrypted networks is gone ({error}): the data path has to \
-                         be started again"
+                        "device {IFNAME} is gone ({error}), and is made again"
                     ));
-                    break;
+                    self.restore(shared);
+                    continue;
                 }
             };
             let longest = match ready {
@@ -146,12 +150,36 @@ impl Engine {
     }
 
     fn tick(&mut self, shared: &Shared, now_ms: u64) {
-        if let Ok(mac) = self.tap.hardware_address() {
-            self.receive.set_mac(mac);
-        }
+        self.learn_mac();
         if self.first {
             self.transmit
                 .keep_alive(&shared.read(), &self.socket, now_ms);
+        }
+    }
+
+    fn learn_mac(&mut self) {
+        if let Ok(mac) = self.tap.hardware_address() {
+            self.receive.set_mac(mac);
+        }
+    }
+
+    /// Somebody has removed the device: makes it again, with the keys as they are. How it is set
+    /// up is seen to by whoever did at first.
+    fn restore(&mut self, shared: &Shared) {
+        while !shared.stopped.load(Relaxed) {
+            match Tap::open_queue(IFNAME, false) {
+                Ok(tap) => {
+                    self.tap = tap;
+                    self.learn_mac();
+                    shared.set_error(None);
+                    return;
+                }
+                Err((what, error)) => shared.fail(format!(
+                    "device {IFNAME} is gone and cannot be made again: {what}: {error}"
+                )),
+            }
+            // Until then, or until it shall end. An error is one of a wrong call only.
+            let _ = sys::poll([(self.end.as_fd(), libc::POLLIN)], TICK);
         }
     }
 

@@ -180,32 +180,38 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
     host
 }
 
-/// What the agent does for the device: link settings, and the way into it.
+/// What the agent does for the data path: the way into its device, and nowhere without it.
 fn steer(host: &Host, shape: &Shape) {
-    let (family, around) = if host.end.is_ipv4() {
-        ("-4", 50)
-    } else {
-        ("-6", 70)
-    };
-    let (mtu, queue) = (shape.mtu + around, shape.queue);
-    host.host(&format!(
-        "ip link set {IFNAME} up mtu {mtu} arp off txqueuelen {queue}"
-    ));
-    host.ns
-        .0
-        .set_sysctl(&format!("ipv4/conf/{IFNAME}/rp_filter"), "2")
-        .unwrap();
-    if host.end.is_ipv4() {
-        // Without any address the kernel's check of source addresses drops all.
-        host.host(&format!("ip addr add 127.119.102.1/32 dev {IFNAME}"));
-    }
+    let family = family(host);
     for command in [
         format!("ip {family} rule add pref 50 iif lo ipproto udp dport {INNER_PORT} lookup 4790"),
-        format!("ip {family} route add default dev {IFNAME} table 4790 metric 1"),
         format!("ip {family} route add blackhole default table 4790 metric 1000"),
     ] {
         host.host(&command);
     }
+    set_up(host, shape);
+}
+
+/// The part of it that goes with the device.
+pub(crate) fn set_up(host: &Host, shape: &Shape) {
+    let (family, around) = (family(host), if host.end.is_ipv4() { 50 } else { 70 });
+    let (mtu, queue) = (shape.mtu + around, shape.queue);
+    host.host(&format!(
+        "ip link set {IFNAME} up mtu {mtu} arp off txqueuelen {queue}"
+    ));
+    let check = format!("ipv4/conf/{IFNAME}/rp_filter");
+    host.ns.0.set_sysctl(&check, "2").unwrap();
+    if host.end.is_ipv4() {
+        // Without any address the kernel's check of source addresses drops all.
+        host.host(&format!("ip addr add 127.119.102.1/32 dev {IFNAME}"));
+    }
+    host.host(&format!(
+        "ip {family} route add default dev {IFNAME} table 4790 metric 1"
+    ));
+}
+
+fn family(host: &Host) -> &'static str {
+    if host.end.is_ipv4() { "-4" } else { "-6" }
 }
 
 /// A VXLAN device whose socket is the host's, in the namespace that stands for the containers.

@@ -12,7 +12,9 @@ use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
 use weft_test_netns::ip;
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, INNER_PORT, PATIENT, V4, give_key, peers, translated, until};
+use crate::lab::{
+    Host, INNER_PORT, MANY, PATIENT, V4, give_key, peers, run, set_up, translated, until,
+};
 use crate::traffic::{PAUSE, exchange, stream};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
@@ -20,6 +22,10 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     (
         "a_hand_over_under_traffic_loses_nothing",
         a_hand_over_loses_nothing,
+    ),
+    (
+        "a_device_that_is_removed_is_made_again",
+        a_removed_device_is_made_again,
     ),
     (
         "a_peer_behind_a_translator_is_found",
@@ -123,6 +129,19 @@ fn hand_over(host: &Host, path: Userspace) -> Userspace {
     assert!(before.outbound[0].counters.packets <= after.outbound[0].counters.packets);
     assert!(before.inbound[0].counters.packets <= after.inbound[0].counters.packets);
     next
+}
+
+fn a_removed_device_is_made_again() {
+    let (left, right) = peers(&MANY);
+    exchange(&left, &right, 2, PAUSE, 100);
+    left.host("ip link del wf-esp");
+    until("there is a device again", || {
+        run(&left.ns, "ip link show wf-esp").status.success()
+    });
+    set_up(&left, &MANY);
+    exchange(&left, &right, 5, PAUSE, 100);
+    stream(&left, &right, 2_000_000);
+    until("nothing is wrong", || left.path().state().error.is_none());
 }
 
 fn a_translated_peer_is_found() {
