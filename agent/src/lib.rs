@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod container;
+mod core_dumps;
 pub mod daemon;
 pub mod dataplane;
 pub mod duration;

@@ -45,6 +45,7 @@ use crate::api::server;
 use crate::api::socket::ApiSocket;
 use crate::config::Config;
 use crate::container;
+use crate::core_dumps;
 use crate::metrics::{Listener, Source};
 
 /// Threads that run the control plane and the API. Packets need none: they stay in the kernel.
@@ -53,6 +54,7 @@ const WORKER_THREADS: usize = 2;
 /// Runs the agent until it is told to stop. Namespaces, tunnels and containers stay as they are.
 pub fn run(config: Config) -> Result<(), anyhow::Error> {
     raise_descriptor_limit();
+    core_dumps::prevent();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .thread_name("weft")

@@ -21,6 +21,7 @@ use super::place::Place;
 use super::relay::Relay;
 use super::wire::{self, Hello, PROTOCOL, Request, Response};
 use super::{build, descriptors};
+use crate::core_dumps;
 
 /// Threads that copy.
 const WORKER_THREADS: usize = 2;
@@ -36,6 +37,7 @@ pub(super) fn run(place: Place) -> anyhow::Result<()> {
     let _ = setsid();
     std::env::set_current_dir("/").context("cannot change to /")?;
     let descriptors = raise_descriptor_limit();
+    core_dumps::prevent();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .thread_name("weft-dataplane")
