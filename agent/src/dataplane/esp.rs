@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
@@ -18,6 +19,10 @@ use zeroize::Zeroizing;
 
 use super::wire::{EspPath, Sealed};
 
+/// How long a process that was given everything may take to be in charge. Whoever asks until then is
+/// to ask that one: nothing is begun anew beside it.
+const HANDING_OVER: Duration = Duration::from_secs(10);
+
 /// The data path of one process, if it carries one.
 pub(super) struct Esp {
     run_dir: PathBuf,
@@ -27,6 +32,10 @@ pub(super) struct Esp {
 #[derive(Default)]
 struct Inner {
     needed: bool,
+    /// When another process was given everything.
+    handed_over: Option<Instant>,
+    /// That process is in charge.
+    succeeded: bool,
     /// What it was told to carry, last.
     spec: Option<PathSpec>,
     running: Option<Running>,
@@ -76,10 +85,26 @@ impl Esp {
         inner.error = None;
     }
 
+    /// Another process is in charge from now on: nothing is carried here any more.
+    pub(super) fn succeeded(&self) {
+        let mut inner = self.inner();
+        *inner = Inner {
+            succeeded: true,
+            ..Inner::default()
+        };
+    }
+
     /// Carries this from now on; what it is then. What cannot be done is said in there. Blocks
     /// for some milliseconds when it starts.
-    pub(super) fn want(&self, spec: PathSpec, path: EspPath) -> PathState {
+    ///
+    /// # Errors
+    /// When another process is in charge, which is to be told.
+    pub(super) fn want(&self, spec: PathSpec, path: EspPath) -> Result<PathState, String> {
         let mut inner = self.inner();
+        let handing_over = inner.handed_over.map(|at| at.elapsed() < HANDING_OVER);
+        if inner.succeeded || handing_over == Some(true) {
+            return Err("another process carries encrypted networks".to_owned());
+        }
         inner.needed = true;
         let kept = inner
             .spec
@@ -107,7 +132,7 @@ impl Esp {
         }
         inner.error = outcome.err();
         inner.spec = Some(spec);
-        state(&inner)
+        Ok(state(&inner))
     }
 
     fn start(&self, spec: &PathSpec, path: EspPath) -> Result<Running, String> {
@@ -155,6 +180,7 @@ impl Esp {
             return Ok(None);
         };
         inner.needed = false;
+        inner.handed_over = Some(Instant::now());
         let (left, descriptors) = match running {
             Running::Userspace(path) => {
                 let (state, descriptors) = path.hand_over();
@@ -257,4 +283,29 @@ fn state(inner: &Inner) -> PathState {
 fn is_same_place(one: &PathSpec, other: &PathSpec) -> bool {
     let place = |spec: &PathSpec| (spec.local, spec.esp_port, spec.inner_port);
     place(one) == place(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_is_succeeded_begins_nothing_anew() {
+        let esp = Esp::new(PathBuf::from("/nonexistent"));
+        esp.succeeded();
+        let spec = PathSpec {
+            local: [192, 0, 2, 1].into(),
+            esp_port: 4500,
+            inner_port: 4790,
+            underlay_mtu: 1500,
+            peers: BTreeMap::new(),
+        };
+        let why = esp.want(spec, EspPath::Userspace).unwrap_err();
+        assert!(why.contains("another process"), "{why}");
+        assert!(!esp.is_needed());
+        esp.need(false);
+        assert!(esp.hand_over().unwrap().is_none());
+    }
 }

@@ -253,10 +253,12 @@ impl Work {
                 return (Response::HandOver { wanted, listeners }, sockets.collect());
             }
             Request::Succeeded => {
+                // An agent that has not noticed yet asks here, for as long as there are connections.
+                self.esp.succeeded();
                 self.relay.succeeded();
                 Response::State(self.relay.state())
             }
-            Request::Esp { spec, path } => Response::Esp(self.esp.want(spec, path)),
+            Request::Esp { spec, path } => esp(Some(spec), |spec| self.esp.want(spec, path)),
             Request::InstallInbound(name, key) => {
                 esp(key.to_key(), |key| self.esp.install_inbound(name, key))
             }
