@@ -49,6 +49,9 @@ const MAX_BATCH: usize = 4096;
 /// How long a removal that the kernel asked for may take before it is asked again.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why no frame of an encrypted network may leave where encryption was not asked for.
+const UNPREPARED: &str = "encrypted networks are not prepared on this node";
+
 /// What the kernel of this node reflects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KernelState {
@@ -158,6 +161,8 @@ pub(super) struct Reconciler {
     mesh: Option<SandboxSpec>,
     /// What encryption has to be on this node.
     encryption: Option<Encryption>,
+    /// What it had to be last, until nothing of it is left.
+    last: Option<Encryption>,
     /// Whether nothing of encrypted networks can be in clear; why not.
     closed: Result<(), String>,
     /// The namespace of the underlay.
@@ -216,7 +221,8 @@ impl Reconciler {
             encryptor: parts.encryptor,
             mesh: None,
             encryption: None,
-            closed: Ok(()),
+            last: None,
+            closed: Err(UNPREPARED.to_owned()),
             host_netns: parts.host_netns,
             control: parts.control,
             overlay: parts.overlay,
@@ -355,7 +361,8 @@ impl Reconciler {
                 .await;
         }
         if full || !quiet {
-            self.without_encryption().await;
+            let all_gone = next.failed.is_empty();
+            self.without_encryption(member.node, all_gone).await;
         }
         if full || !self.services.is_clean() {
             self.services_pass(member.node, full, quiet, &mut next)
@@ -429,7 +436,10 @@ impl Reconciler {
         self.services.clear().await;
         let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
         self.encryption = None;
-        self.without_encryption().await;
+        // There is no other node any more to send anything to.
+        if report.failed.is_empty() {
+            self.take_encryption_away().await;
+        }
         self.remove_guard();
         if report.ops > 0 {
             info!(
@@ -533,6 +543,7 @@ impl Reconciler {
             self.encryption = encryption;
         }
         if let Some(encryption) = self.encryption.clone() {
+            self.last = Some(encryption.clone());
             let was_closed = self.closed.is_ok();
             self.closed = self.encryptor.want(Some(Wanted { node, encryption })).await;
             if was_closed != self.closed.is_ok() {
@@ -545,13 +556,32 @@ impl Reconciler {
         }
     }
 
-    /// What encryption needs no more, after nothing rests on it any more.
-    async fn without_encryption(&mut self) {
-        if self.encryption.is_none() {
-            self.closed = Ok(());
-            if let Err(error) = self.encryptor.want(None).await {
-                debug!(error, "what encrypted networks needed is still there");
+    /// What encryption needs no more, after nothing rests on it any more. A network that could not
+    /// be taken away may still have its tunnel: then there are no keys left, and all stays closed.
+    async fn without_encryption(&mut self, node: NodeId, all_gone: bool) {
+        if self.encryption.is_some() {
+            return;
+        }
+        self.closed = Err(UNPREPARED.to_owned());
+        match (all_gone, self.last.clone()) {
+            (true, _) => self.take_encryption_away().await,
+            (false, Some(last)) => {
+                let encryption = last.without_peers();
+                let kept = self.encryptor.want(Some(Wanted { node, encryption }));
+                if let Err(error) = kept.await {
+                    warn!(error, "what is left of encrypted networks may be in clear");
+                }
             }
+            // What an earlier agent left goes on.
+            (false, None) => {}
+        }
+    }
+
+    async fn take_encryption_away(&mut self) {
+        self.last = None;
+        self.closed = Err(UNPREPARED.to_owned());
+        if let Err(error) = self.encryptor.want(None).await {
+            debug!(error, "what encrypted networks needed is still there");
         }
     }
 

@@ -21,6 +21,16 @@ pub(crate) struct Encryption {
     pub(crate) clashing: BTreeMap<NodeId, IpAddr>,
 }
 
+impl Encryption {
+    /// With whom nothing is exchanged; what is closed stays so.
+    pub(crate) fn without_peers(mut self) -> Self {
+        self.path.peers.clear();
+        self.peers.clear();
+        self.clashing.clear();
+        self
+    }
+}
+
 /// What encryption has to be on `local`; `None` if it takes part in no encrypted network.
 pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<Encryption> {
     let (cluster, here) = (view.cluster.as_ref()?, view.nodes.get(&local)?);

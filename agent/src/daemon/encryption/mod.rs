@@ -76,6 +76,8 @@ struct Numbered {
 #[derive(Debug)]
 pub(super) struct Encryptor {
     wanted: watch::Sender<Numbered>,
+    /// The last time that nothing was wanted: what was closed before may have been opened since.
+    opened: u64,
     report: watch::Receiver<Arc<EncryptionReport>>,
     task: JoinHandle<()>,
 }
@@ -89,6 +91,7 @@ impl Encryptor {
         let task = tokio::spawn(keeper.keep());
         Self {
             wanted,
+            opened: 0,
             report,
             task,
         }
@@ -119,9 +122,14 @@ impl Encryptor {
             number = now.number;
             true
         });
+        if place.is_none() {
+            self.opened = number;
+        }
         // What keeps clear datagrams from leaving depends on nothing else.
+        let opened = self.opened;
         let is_told = |report: &Arc<EncryptionReport>| {
-            report.number >= number || (place.is_some() && report.closed == Ok(place))
+            let is_closed = place.is_some() && report.closed == Ok(place);
+            report.number >= number || (is_closed && report.number > opened)
         };
         let answered = self.report.wait_for(is_told);
         match timeout(PATIENCE, answered).await {
