@@ -180,7 +180,7 @@ impl Keeper {
         self.close(&wanted, path, &mut report);
         // Nobody has to wait for the rest.
         self.report.send_replace(Arc::new(report.clone()));
-        match self.path.want(&wanted.encryption.path, path).await {
+        match self.carry(&wanted, path).await {
             Ok(state) => {
                 self.settle(&wanted, state).await;
                 self.close(&wanted, path, &mut report);
@@ -188,10 +188,12 @@ impl Keeper {
             }
             Err(error) => report.error = Some(error),
         }
-        if report.error.is_some() || report.closed.is_err() {
+        self.complain(report.error.as_ref());
+        // What has failed for long is tried less often: it makes devices and sockets.
+        let starts = |(since, _): (Instant, bool)| since.elapsed() <= GRACE;
+        if report.closed.is_err() || self.failing.is_some_and(starts) {
             self.next_look = Instant::now() + RETRY;
         }
-        self.complain(report.error.as_ref());
         self.report.send_replace(Arc::new(report));
     }
 
@@ -220,6 +222,27 @@ impl Keeper {
         Ok(chosen)
     }
 
+    /// Has the data path carry what is wanted. Where a tunnel end has become another node's, the keys
+    /// with the one that had it are erased first: they are nobody else's.
+    async fn carry(&mut self, wanted: &Wanted, path: EspPath) -> Result<PathState, String> {
+        let spec = &wanted.encryption.path;
+        let had = |node: &NodeId, vtep: &IpAddr| {
+            let mut peers = self.peers.iter();
+            peers.any(|(other, peer)| other != node && peer.vtep == *vtep)
+        };
+        let ends = wanted.encryption.peers.iter();
+        let inherited: Vec<&IpAddr> = ends
+            .filter(|(node, vtep)| had(node, vtep))
+            .map(|(_, vtep)| vtep)
+            .collect();
+        if !inherited.is_empty() {
+            let mut without = spec.clone();
+            without.peers.retain(|vtep, _| !inherited.contains(&vtep));
+            self.path.want(&without, path).await?;
+        }
+        self.path.want(spec, path).await
+    }
+
     /// Says so once when the data path does not carry anything, and not only because it starts.
     fn complain(&mut self, error: Option<&String>) {
         let Some(error) = error else {
@@ -237,7 +260,6 @@ impl Keeper {
         self.peering.want(Default::default());
         self.path.want_nothing();
         self.peers.clear();
-        self.sessions.clear();
         self.troubles.clear();
         self.state = PathState::default();
         let number = report.number;
@@ -287,8 +309,6 @@ impl Keeper {
     async fn settle(&mut self, wanted: &Wanted, state: PathState) {
         self.peers
             .retain(|node, _| wanted.encryption.peers.contains_key(node));
-        self.sessions
-            .retain(|node, _| wanted.encryption.peers.contains_key(node));
         self.troubles
             .retain(|node, _| wanted.encryption.peers.contains_key(node));
         self.state = state;
@@ -297,12 +317,14 @@ impl Keeper {
             if known.is_some_and(|peer| peer.vtep == *vtep && peer.is_held(&self.state)) {
                 continue;
             }
-            let lost = known.is_some();
+            // A session that is not wanted for a moment only may outlast that.
+            let is_used = self.sessions.get(node).is_some_and(Session::is_used);
+            let lost = known.is_some() || is_used;
             let peer = Peer::adopt(*vtep, self.timing, &self.state);
             self.peers.insert(*node, peer);
             if lost {
                 // What the session gave is used up: only another secret gives other keys.
-                info!(%node, "the data path has lost its keys; agreeing on new ones");
+                info!(%node, "the keys with it are gone; agreeing on new ones");
                 self.sessions.remove(node);
                 self.peering.renew(*node);
             } else {
@@ -378,7 +400,10 @@ impl Keeper {
 
     /// A peer and its session have come together.
     async fn take_up(&mut self, node: NodeId) {
-        let Some(id) = self.sessions.get(&node).map(Session::id) else {
+        if !self.peers.contains_key(&node) {
+            return;
+        }
+        let Some(id) = self.sessions.get_mut(&node).map(Session::take_up) else {
             return;
         };
         self.with(node, |peer, now| peer.rotation.handle_session(now, id))

@@ -27,6 +27,8 @@ pub(super) struct Peer {
 pub(super) struct Session {
     pub(super) link: PeerSession,
     secret: SessionSecret,
+    /// Keys were agreed on in it, by an agreement that counts them.
+    used: bool,
 }
 
 impl Session {
@@ -37,11 +39,23 @@ impl Session {
     pub(super) fn of(link: PeerSession) -> Result<Self, String> {
         let secret = SessionSecret::export(|out, label, context| link.export(out, label, context));
         let secret = secret.map_err(|_| "the session gives no key material".to_owned())?;
-        Ok(Self { link, secret })
+        let used = false;
+        Ok(Self { link, secret, used })
     }
 
     pub(super) fn id(&self) -> SessionId {
         SessionId(self.link.id)
+    }
+
+    /// An agreement begins with it: the only one. Another would count from where this one began.
+    pub(super) fn take_up(&mut self) -> SessionId {
+        self.used = true;
+        self.id()
+    }
+
+    /// Whether one has.
+    pub(super) fn is_used(&self) -> bool {
+        self.used
     }
 
     /// The key of a direction. None of another session.
