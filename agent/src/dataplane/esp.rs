@@ -17,7 +17,7 @@ use weft_encrypt::path::{PathSpec, PathState, SaName};
 use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
 use zeroize::Zeroizing;
 
-use super::wire::{EspPath, Sealed};
+use super::wire::{self, EspPath, Sealed};
 
 /// How long a process that was given everything may take to be in charge. Whoever asks until then is
 /// to ask that one: nothing is begun anew beside it.
@@ -188,8 +188,9 @@ impl Esp {
             }
             Running::Kernel(path) => (Left::Kernel, vec![path.hand_over()]),
         };
-        let text = Zeroizing::new(serde_json::to_string(&(&spec, &left))?);
-        Ok(Some((Sealed(text), descriptors)))
+        let mut text = wire::encode(&(&spec, &left))?;
+        let text = String::from_utf8(std::mem::take(&mut *text)).map_err(io::Error::other)?;
+        Ok(Some((Sealed(Zeroizing::new(text)), descriptors)))
     }
 
     /// Goes on with what another process has handed over.

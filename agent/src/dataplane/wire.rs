@@ -200,14 +200,39 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Re
     Ok(serde_json::from_slice(&message)?)
 }
 
+/// JSON that may have keys in it. What it outgrows is erased, as it is itself when dropped.
+pub(super) fn encode<T: Serialize>(value: &T) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut erasing = Erasing(Zeroizing::new(Vec::with_capacity(ROOM)));
+    serde_json::to_writer(&mut erasing, value)?;
+    Ok(erasing.0)
+}
+
+struct Erasing(Zeroizing<Vec<u8>>);
+
+impl io::Write for Erasing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let needed = self.0.len() + bytes.len();
+        if needed > self.0.capacity() {
+            let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * self.0.capacity())));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Writes one message.
 ///
 /// # Errors
 /// When the other side has gone, or the message is too long.
 pub(super) async fn write<T: Serialize>(stream: &mut UnixStream, message: &T) -> io::Result<()> {
-    // As above. What the encoder outgrows is not erased by it, so it has the room from the start.
-    let mut body = Zeroizing::new(Vec::with_capacity(ROOM));
-    serde_json::to_writer(&mut *body, message)?;
+    // As above.
+    let body = encode(message)?;
     let length = u32::try_from(body.len()).ok();
     let Some(length) = length.filter(|_| body.len() <= MESSAGE_MAX) else {
         let what = format!("a message of {} bytes; {MESSAGE_MAX} at most", body.len());
@@ -251,6 +276,13 @@ mod tests {
             write(&mut here, &request).await.unwrap();
             assert_eq!(read::<Request>(&mut there).await.unwrap(), request);
         }
+    }
+
+    #[test]
+    fn what_takes_more_room_than_there_is_at_first_is_encoded_whole() {
+        let text = "0123456789".repeat(ROOM);
+        let encoded = encode(&(&text, 7)).unwrap();
+        assert_eq!(*encoded, serde_json::to_vec(&(&text, 7)).unwrap());
     }
 
     #[tokio::test]
