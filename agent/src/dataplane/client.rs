@@ -11,10 +11,10 @@ use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use weft_encrypt::path::PathState;
+use weft_encrypt::path::{PathSpec, PathState};
 use weft_lb::relay::RelaySpec;
 
-use super::wire::{self, Hello, PROTOCOL, Request, Response, Sealed, State};
+use super::wire::{self, EspPath, Hello, PROTOCOL, Request, Response, Sealed, State};
 use super::{descriptors, process};
 
 /// How long an answer may take. It takes milliseconds on a machine that has time.
@@ -65,13 +65,24 @@ impl Link {
         self.state_after(&Request::Want { relay, esp }).await
     }
 
-    /// Tells it which encrypted networks to carry, or of a key for them; what it carries then.
+    /// Tells it which encrypted networks to carry; what it carries then.
     ///
     /// # Errors
     /// When it refuses ([`ErrorKind::Other`]), or has gone. Then the connection is of no more use.
-    pub(crate) async fn esp(&mut self, request: &Request) -> io::Result<PathState> {
-        match call(&mut self.stream, request).await? {
+    pub(crate) async fn esp(&mut self, spec: PathSpec, path: EspPath) -> io::Result<PathState> {
+        match call(&mut self.stream, &Request::Esp { spec, path }).await? {
             Response::Esp(state) => Ok(state),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Tells it of a key of encrypted networks.
+    ///
+    /// # Errors
+    /// As [`esp`](Self::esp).
+    pub(crate) async fn change_key(&mut self, request: &Request) -> io::Result<()> {
+        match call(&mut self.stream, request).await? {
+            Response::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
     }

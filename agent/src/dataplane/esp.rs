@@ -147,7 +147,7 @@ impl Esp {
     }
 
     /// Accepts a key's packets.
-    pub(super) fn install_inbound(&self, name: SaName, key: SaKey) -> Result<PathState, String> {
+    pub(super) fn install_inbound(&self, name: SaName, key: SaKey) -> Result<(), String> {
         self.change(|running| match running {
             Running::Userspace(path) => path.install_inbound(name, key).map_err(text),
             Running::Kernel(path) => path.install_inbound(name, key).map_err(text),
@@ -155,7 +155,7 @@ impl Esp {
     }
 
     /// Seals with a key.
-    pub(super) fn switch_outbound(&self, name: SaName, key: SaKey) -> Result<PathState, String> {
+    pub(super) fn switch_outbound(&self, name: SaName, key: SaKey) -> Result<(), String> {
         self.change(|running| match running {
             Running::Userspace(path) => path.switch_outbound(name, key).map_err(text),
             Running::Kernel(path) => path.switch_outbound(name, key).map_err(text),
@@ -163,7 +163,7 @@ impl Esp {
     }
 
     /// Erases a key.
-    pub(super) fn remove_inbound(&self, spi: Spi) -> Result<PathState, String> {
+    pub(super) fn remove_inbound(&self, spi: Spi) -> Result<(), String> {
         self.change(|running| {
             match running {
                 Running::Userspace(path) => path.remove_inbound(spi),
@@ -213,16 +213,11 @@ impl Esp {
         Ok(())
     }
 
-    fn change(
-        &self,
-        change: impl FnOnce(&Running) -> Result<(), String>,
-    ) -> Result<PathState, String> {
-        let inner = self.inner();
-        match &inner.running {
-            Some(running) => change(running)?,
-            None => return Err("no encrypted network is carried".to_owned()),
+    fn change(&self, change: impl FnOnce(&Running) -> Result<(), String>) -> Result<(), String> {
+        match &self.inner().running {
+            Some(running) => change(running),
+            None => Err("no encrypted network is carried".to_owned()),
         }
-        Ok(state(&inner))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

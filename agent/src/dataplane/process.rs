@@ -13,13 +13,13 @@ use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
-use weft_encrypt::path::PathState;
+use weft_encrypt::keys::SaKey;
 
 use super::client::Link;
 use super::esp::Esp;
 use super::place::Place;
 use super::relay::Relay;
-use super::wire::{self, Hello, PROTOCOL, Request, Response};
+use super::wire::{self, Hello, KeyBytes, PROTOCOL, Request, Response};
 use super::{build, descriptors};
 use crate::core_dumps;
 
@@ -258,14 +258,17 @@ impl Work {
                 self.relay.succeeded();
                 Response::State(self.relay.state())
             }
-            Request::Esp { spec, path } => esp(Some(spec), |spec| self.esp.want(spec, path)),
+            Request::Esp { spec, path } => match self.esp.want(spec, path) {
+                Ok(state) => Response::Esp(state),
+                Err(why) => Response::Refused(why),
+            },
             Request::InstallInbound(name, key) => {
-                esp(key.to_key(), |key| self.esp.install_inbound(name, key))
+                done(with(key, |key| self.esp.install_inbound(name, key)))
             }
             Request::SwitchOutbound(name, key) => {
-                esp(key.to_key(), |key| self.esp.switch_outbound(name, key))
+                done(with(key, |key| self.esp.switch_outbound(name, key)))
             }
-            Request::RemoveInbound(spi) => esp(Some(spi), |spi| self.esp.remove_inbound(spi)),
+            Request::RemoveInbound(spi) => done(self.esp.remove_inbound(spi)),
             Request::HandOverEsp => return self.hand_over_esp(),
         };
         (response, Vec::new())
@@ -285,10 +288,13 @@ impl Work {
     }
 }
 
-fn esp<T>(given: Option<T>, change: impl FnOnce(T) -> Result<PathState, String>) -> Response {
-    let given = given.ok_or_else(|| "a key of another length".to_owned());
-    match given.and_then(change) {
-        Ok(state) => Response::Esp(state),
+fn with(key: KeyBytes, change: impl FnOnce(SaKey) -> Result<(), String>) -> Result<(), String> {
+    change(key.to_key().ok_or("a key of another length")?)
+}
+
+fn done(outcome: Result<(), String>) -> Response {
+    match outcome {
+        Ok(()) => Response::Done,
         Err(why) => Response::Refused(why),
     }
 }

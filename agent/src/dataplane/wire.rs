@@ -46,14 +46,15 @@ pub(crate) enum Request {
     /// [`Response::State`].
     Succeeded,
     /// To carry encrypted networks like this from now on. The keys of peers that are no more are
-    /// erased. Answered by [`Response::Esp`], as all that follow but the last.
+    /// erased. Answered by [`Response::Esp`].
     Esp {
         /// What is to be carried.
         spec: PathSpec,
         /// By what.
         path: EspPath,
     },
-    /// To accept this key's packets.
+    /// To accept this key's packets. Answered by [`Response::Done`], as the two that follow: with
+    /// many peers there are many keys, and to say each time what all of them are at takes long.
     InstallInbound(SaName, KeyBytes),
     /// To seal with this key from now on and erase the one before.
     SwitchOutbound(SaName, KeyBytes),
@@ -126,6 +127,8 @@ pub(crate) enum Response {
     Refused(String),
     /// What it carries of encrypted networks.
     Esp(PathState),
+    /// It is done.
+    Done,
     /// What it has carried, if it has, and how many descriptors follow.
     EspHandedOver {
         /// The state.

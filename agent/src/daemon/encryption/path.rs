@@ -1,5 +1,7 @@
 //! The data path in the data-plane process, as the keeper uses it.
 
+use std::io;
+
 use weft_encrypt::esp::Spi;
 use weft_encrypt::keys::SaKey;
 use weft_encrypt::path::{PathSpec, PathState, SaName};
@@ -36,8 +38,10 @@ impl DataPath {
         path: EspPath,
     ) -> Result<PathState, String> {
         self.need.set(true);
-        let spec = spec.clone();
-        self.ask(&Request::Esp { spec, path }).await
+        let mut link = self.connected().await?;
+        let state = link.esp(spec.clone(), path).await.map_err(said)?;
+        self.link = Some(link);
+        Ok(state)
     }
 
     /// Carries nothing.
@@ -56,9 +60,7 @@ impl DataPath {
         key: &SaKey,
     ) -> Result<(), String> {
         let key = KeyBytes::of(key);
-        self.ask(&Request::InstallInbound(name, key))
-            .await
-            .map(drop)
+        self.change(&Request::InstallInbound(name, key)).await
     }
 
     /// Seals with a key.
@@ -71,9 +73,7 @@ impl DataPath {
         key: &SaKey,
     ) -> Result<(), String> {
         let key = KeyBytes::of(key);
-        self.ask(&Request::SwitchOutbound(name, key))
-            .await
-            .map(drop)
+        self.change(&Request::SwitchOutbound(name, key)).await
     }
 
     /// Erases a key.
@@ -81,7 +81,7 @@ impl DataPath {
     /// # Errors
     /// As [`install_inbound`](Self::install_inbound).
     pub(super) async fn remove_inbound(&mut self, spi: Spi) -> Result<(), String> {
-        self.ask(&Request::RemoveInbound(spi)).await.map(drop)
+        self.change(&Request::RemoveInbound(spi)).await
     }
 
     /// Until the process is gone. Never, while there is none.
@@ -93,16 +93,19 @@ impl DataPath {
         self.link = None;
     }
 
-    /// Asks whoever is in charge. After an error another one may be.
-    async fn ask(&mut self, request: &Request) -> Result<PathState, String> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => self.connect().await?,
-        };
-        let state = link.esp(request).await;
-        let state = state.map_err(|error| format!("the data-plane process: {error}"))?;
+    async fn change(&mut self, request: &Request) -> Result<(), String> {
+        let mut link = self.connected().await?;
+        link.change_key(request).await.map_err(said)?;
         self.link = Some(link);
-        Ok(state)
+        Ok(())
+    }
+
+    /// Whoever is in charge. After an error another one may be.
+    async fn connected(&mut self) -> Result<Link, String> {
+        match self.link.take() {
+            Some(link) => Ok(link),
+            None => self.connect().await,
+        }
     }
 
     async fn connect(&self) -> Result<Link, String> {
@@ -113,4 +116,8 @@ impl DataPath {
             false => Err("the data-plane process is of another version".to_owned()),
         }
     }
+}
+
+fn said(error: io::Error) -> String {
+    format!("the data-plane process: {error}")
 }
