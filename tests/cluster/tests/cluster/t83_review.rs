@@ -12,10 +12,16 @@ use weft_cluster_tests::weft::{probe_exe, weft_exe};
 use crate::Case;
 
 /// The cases of this file.
-pub(crate) const CASES: &[Case] = &[(
-    "review::another_program_has_the_keys_while_the_first_has_connections",
-    another_program_with_connections,
-)];
+pub(crate) const CASES: &[Case] = &[
+    (
+        "review::another_program_has_the_keys_while_the_first_has_connections",
+        another_program_with_connections,
+    ),
+    (
+        "review::a_device_that_is_removed_comes_back",
+        a_device_is_removed,
+    ),
+];
 
 /// UDP ports of ESP, and of what it carries.
 const ESP: u16 = 4500;
@@ -120,4 +126,14 @@ fn another_program_with_connections() -> Result<()> {
     let outcome = upgraded();
     let _ = std::fs::remove_dir_all(&dir);
     outcome
+}
+
+fn a_device_is_removed() -> Result<()> {
+    let cluster = encrypted()?;
+    let watch = cluster.host(2)?.start_watch()?;
+    cluster.sh(2, &["ip", "link", "delete", "wf-esp"])?;
+    let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
+    reached(&cluster, (1, "a.web"), b)?;
+    reached(&cluster, (2, "b.web"), a)?;
+    sealed(watch)
 }
