@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
+use weft_encrypt::InboundCounters;
 use weft_encrypt::esp::Spi;
 use weft_encrypt::path::{ESP_PORT, PathSpec};
 use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
@@ -49,12 +50,18 @@ fn while_exchanging<T>(left: &Host, right: &Host, work: impl FnOnce() -> T) -> T
     })
 }
 
-/// Packets opened with the key of that number.
-fn opened(host: &Host, number: u32) -> u64 {
-    let spi = Spi::new(0x1000 + number).unwrap();
-    let state = host.path().state();
-    let found = state.inbound.iter().find(|inbound| inbound.name.spi == spi);
-    found.unwrap().counters.packets
+/// Whether the newest key is used, and all that was sealed with earlier ones was opened. Packets of
+/// one key and the next may overtake one another: each processor has a queue of its own for what
+/// comes in.
+fn is_switched(from: &Host, to: &Host) -> bool {
+    let (sender, receiver) = (from.path().state(), to.path().state());
+    let now = &sender.outbound[0];
+    let sealed = sender.peers[&to.end].outbound.packets - now.counters.packets;
+    let opened = |counters: &InboundCounters| counters.packets + counters.dummy;
+    let mut inbound = receiver.inbound.iter();
+    let new = inbound.find(|sa| sa.name.spi == now.name.spi).unwrap();
+    let new = opened(&new.counters);
+    new > 1 && sealed == opened(&receiver.peers[&from.end].inbound) - new
 }
 
 fn new_keys_lose_nothing() {
@@ -64,9 +71,8 @@ fn new_keys_lose_nothing() {
             let (there, back) = (2 * round + 1, 2 * round + 2);
             give_key(&left, &right, there);
             give_key(&right, &left, back);
-            // What was sealed with the keys before is ahead of these in every queue.
-            until("the new keys are used", || {
-                opened(&right, there) > 1 && opened(&left, back) > 1
+            until("the new keys are used, and the old ones no longer", || {
+                is_switched(&left, &right) && is_switched(&right, &left)
             });
             let old = |number| Spi::new(0x1000 + number - 2).unwrap();
             right.path().remove_inbound(old(there));
@@ -78,7 +84,7 @@ fn new_keys_lose_nothing() {
         assert_eq!((state.inbound.len(), state.outbound.len()), (1, 1));
         assert_eq!(state.strays.all_refused(), 0);
         let known = state.peers.values().next().unwrap();
-        assert!(known.inbound.packets >= 100 && known.outbound.packets >= 100);
+        assert!(known.inbound.packets > 9 && known.outbound.packets > 9);
     }
 }
 
