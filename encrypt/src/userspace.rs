@@ -223,7 +223,10 @@ impl Userspace {
     /// What it is at that moment.
     pub fn state(&self) -> PathState {
         let mut state = self.shared.read().state(self.shared.now_ms());
-        state.error = self.shared.error();
+        // They end by themselves only when something is very wrong.
+        let ended = self.threads.iter().any(JoinHandle::is_finished);
+        let ended = ended.then(|| "a thread of the data path has ended".to_owned());
+        state.error = self.shared.error().or(ended);
         state
     }
 
