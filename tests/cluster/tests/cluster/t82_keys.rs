@@ -37,6 +37,14 @@ pub(crate) const CASES: &[Case] = &[
         "keys::a_peer_without_any_is_blocked_and_says_why",
         a_peer_is_blocked,
     ),
+    (
+        "keys::over_a_data_path_of_its_own_with_ipv6",
+        another_data_path,
+    ),
+    (
+        "keys::a_node_behind_an_address_translator_is_found",
+        a_node_is_translated,
+    ),
 ];
 
 /// UDP ports of ESP, and of what it carries.
@@ -398,4 +406,86 @@ fn a_peer_is_blocked() -> Result<()> {
         Ok(())
     })?;
     sealed(watch)
+}
+
+fn another_data_path() -> Result<()> {
+    let cluster = Cluster::unformed(2)?;
+    // Containers' packets go by other addresses than the agents speak at.
+    for host in 1..=2 {
+        let address = format!("fd00:19::{host}/64");
+        cluster.sh(
+            host,
+            &["ip", "address", "add", &address, "dev", "eth0", "nodad"],
+        )?;
+    }
+    cluster.weft(1, "init --data-path-addr fd00:19::1 --data-path-port 5789")?;
+    let token = cluster.weft(1, "token worker -q")?;
+    let join = format!(
+        "join --token {} 198.18.0.1 --data-path-addr fd00:19::2",
+        token.trim()
+    );
+    cluster.weft(2, &join)?;
+    cluster.weft(1, "network create web --encrypted")?;
+    let network = cluster.json(1, "network inspect web")?;
+    ensure!(network["mtu"] == 1388, "{network}");
+    let watch = cluster.host(1)?.start_watch()?;
+    cluster.container(1, "web", "a")?;
+    let b: IpAddr = cluster.container(2, "web", "b")?.parse()?;
+    cluster.settle(1)?;
+    protected(&cluster, 1, 1)?;
+    protected(&cluster, 2, 1)?;
+    let widest = PingSpec::once(b).unfragmented(1388);
+    let report = cluster.host(1)?.ping(Some("a.web"), &widest)?;
+    ensure!(report.lost == 0, "{report:?}");
+    ensure!(peer(&cluster, 1, 2)?["vtep"] == "fd00:19::2");
+    let _server = server(&cluster, 2, "b")?;
+    let spec = PullSpec {
+        from: SocketAddr::new(b, SERVER),
+        bytes: 16 << 20,
+    };
+    cluster.host(1)?.pull(Some("a.web"), &spec)?;
+    let seen = watch.finish()?;
+    let clear = [5789, 5790].map(|port| seen.udp.get(&port).copied().unwrap_or(0));
+    ensure!(seen.clear == 0 && clear == [0, 0], "in clear: {seen:?}");
+    Ok(())
+}
+
+/// What leaves h2 from the port of ESP comes from another one, and nothing reaches it by its own.
+const TRANSLATOR: &str = "
+table ip translator {
+    chain out {
+        type nat hook postrouting priority srcnat;
+        oifname eth0 udp sport 4500 masquerade to :50000-50999
+    }
+    chain in {
+        type filter hook prerouting priority raw;
+        iifname eth0 udp dport 4500 drop
+    }
+}";
+
+fn a_node_is_translated() -> Result<()> {
+    let cluster = Cluster::with(&options(2)?)?;
+    let rules = format!("nft -f - <<'END'\n{TRANSLATOR}\nEND\n");
+    cluster.sh(2, &["sh", "-c", &rules])?;
+    cluster.weft(1, "network create web --encrypted")?;
+    cluster.container(1, "web", "a")?;
+    cluster.container(2, "web", "b")?;
+    cluster.settle(1)?;
+    protected(&cluster, 1, 1)?;
+    protected(&cluster, 2, 1)?;
+    let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
+    // Who is behind the translator is heard of first; until then nothing reaches it.
+    for (host, from, to) in [(2, "b.web", a), (1, "a.web", b)] {
+        eventually("it is reached", || {
+            let report = cluster.host(host)?.ping(Some(from), &PingSpec::once(to))?;
+            ensure!(report.lost == 0, "{report:?}");
+            Ok(())
+        })?;
+    }
+    eventually("it is said where it is", || {
+        let peer = peer(&cluster, 1, 2)?;
+        let remote = peer["remote"].as_str().unwrap_or_default();
+        ensure!(remote.starts_with("198.18.0.2:50"), "{peer}");
+        Ok(())
+    })
 }
