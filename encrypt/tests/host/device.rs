@@ -60,7 +60,7 @@ fn the_device_is_set_up_and_is_the_way_of_what_goes_to_the_port() {
     assert_eq!(reconciled(&mut host, &userspace()).ops, 0);
     let link = &ip_json(&pair.node, &["link", "show", "wf-esp"])[0];
     assert_eq!(link["mtu"], 1458);
-    assert_eq!(link["txqlen"], 24);
+    assert_eq!(link["txqlen"], weft_encrypt::host::TAP_QUEUE);
     let flags = link["flags"].to_string();
     assert!(
         flags.contains("NOARP") && flags.contains("\"UP\""),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rtnetlink::LinkUnspec;
 use weft_encrypt::esp::Spi;
+use weft_encrypt::host::TAP_QUEUE;
 use weft_encrypt::keys::{Epoch, SaKey};
 use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
@@ -38,7 +39,7 @@ pub(crate) const V4: Shape = Shape {
     underlay_mtu: 1500,
     mtu: 1408,
     threads: 1,
-    queue: 24,
+    queue: TAP_QUEUE,
 };
 
 pub(crate) const V6: Shape = Shape {
@@ -47,7 +48,7 @@ pub(crate) const V6: Shape = Shape {
     underlay_mtu: 1500,
     mtu: 1388,
     threads: 1,
-    queue: 24,
+    queue: TAP_QUEUE,
 };
 
 /// As on a machine with more cores than most that tests run on.
