@@ -123,26 +123,24 @@ impl Sender {
         }
     }
 
-    /// An offer of the current session.
+    /// An offer of the current session. One that was not waited for is not taken: how often keys are
+    /// replaced is this side's to say, not the peer's.
     pub(super) fn handle_offer(&mut self, offer: Offer) -> Option<Action> {
         let session = self.session?;
         if self.floor.is_some_and(|floor| offer.epoch <= floor) {
             return None;
         }
         match self.state {
-            SenderState::Switching { .. } => None,
-            SenderState::Awaiting { .. }
+            SenderState::Switching { .. }
             | SenderState::Announcing { .. }
-            | SenderState::Steady { .. } => {
+            | SenderState::Steady { .. } => None,
+            SenderState::Awaiting { using } => {
                 let to = KeyId {
                     session,
                     epoch: offer.epoch,
                 };
                 self.floor = Some(offer.epoch);
-                self.state = SenderState::Switching {
-                    using: self.using(),
-                    to,
-                };
+                self.state = SenderState::Switching { using, to };
                 Some(Action::SwitchOutbound(to, offer.spi))
             }
         }

@@ -69,7 +69,7 @@ const OFFERED: KeyId = KeyId {
 };
 
 /// What the sender does, by the diagram: the next state for each of the inputs in their order. An
-/// offer that is taken orders a switch, and nothing else does.
+/// offer that is taken orders a switch, and nothing else does; one that was not waited for is not.
 fn sender_table() -> Vec<(SenderState, [SenderState; 9])> {
     let take = |using| SenderState::Switching { using, to: OFFERED };
     let back = SenderState::Awaiting {
@@ -85,8 +85,8 @@ fn sender_table() -> Vec<(SenderState, [SenderState; 9])> {
         (a, [a, take(some), a, a, a, a, a, a, a]),
         (s0, [s0, s0, s0, s0, s0, s0, n, a0, s0]),
         (s, [s, s, s, s, s, s, n, back, s]),
-        (n, [a, take(some), n, y, n, n, n, n, n]),
-        (y, [a, take(some), y, y, y, a, y, y, y]),
+        (n, [a, n, n, y, n, n, n, n, n]),
+        (y, [a, y, y, y, y, a, y, y, y]),
     ]
 }
 
