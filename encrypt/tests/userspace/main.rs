@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod capture;
+mod decoded;
 mod hostile;
 mod lab;
 mod life;
@@ -20,7 +21,7 @@ fn main() {
     let arguments = Arguments::from_args();
     weft_test_netns::isolate();
     let cases = if OpenOptions::new().write(true).open("/dev/net/tun").is_ok() {
-        [traffic::CASES, hostile::CASES, life::CASES].concat()
+        [traffic::CASES, decoded::CASES, hostile::CASES, life::CASES].concat()
     } else {
         eprintln!("/dev/net/tun cannot be opened by this user");
         vec![(
