@@ -1,5 +1,5 @@
 use weft_netns::NetnsError;
-use weft_netns::nft::{Batch, Cause, NftError};
+use weft_netns::nft::{Batch, NftError, TableError};
 
 use crate::spec::SpecError;
 
@@ -53,39 +53,19 @@ pub enum BalancerError {
     },
 }
 
+impl From<TableError> for BalancerError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Unsupported(source) => Self::Unsupported(source),
+            TableError::NotPermitted(source) => Self::NotPermitted(source),
+            TableError::Owned { table, owner } => Self::Owned { table, owner },
+            TableError::BadName { table, max } => Self::BadName { table, max },
+            TableError::Nft { what, source } => Self::Nft { what, source },
+        }
+    }
+}
+
 impl BalancerError {
-    /// Why the first request of all failed.
-    pub(crate) fn unavailable(source: NftError) -> Self {
-        match source.first_cause() {
-            Cause::NotPermitted => Self::NotPermitted(source),
-            Cause::Unsupported => Self::Unsupported(source),
-            Cause::Owned | Cause::Other => Self::unread(source),
-        }
-    }
-
-    /// Why reading failed.
-    pub(crate) fn unread(source: NftError) -> Self {
-        Self::Nft {
-            what: "read",
-            source,
-        }
-    }
-
-    /// Why a transaction failed.
-    pub(crate) fn refused(table: &str) -> impl Fn(NftError) -> Self {
-        move |source| match source.commit_cause() {
-            Cause::Owned => Self::Owned {
-                table: table.to_owned(),
-                owner: "which claimed it a moment ago".to_owned(),
-            },
-            Cause::Unsupported => Self::Unsupported(source),
-            Cause::NotPermitted | Cause::Other => Self::Nft {
-                what: "changed",
-                source,
-            },
-        }
-    }
-
     /// Whether a kernel that does not know one of the table's flags would answer so.
     pub(crate) fn is_of_flags(&self) -> bool {
         match self {
@@ -99,14 +79,6 @@ impl BalancerError {
         match self {
             Self::Unsupported(source) | Self::Nft { source, .. } => Batch::lacks_timeouts(source),
             _ => false,
-        }
-    }
-
-    /// The table has an owner, known by its netlink port.
-    pub(crate) fn owned(table: &str, port: u32) -> Self {
-        Self::Owned {
-            table: table.to_owned(),
-            owner: format!("netlink port {port}"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_netns::Netns;
-use weft_netns::nft::{Batch, NftError, NftSocket, Reading, Table, TableFlags};
+use weft_netns::nft::{NftError, NftSocket, OwnedTable, Standing, TableError, TableFlags};
 
 use crate::error::BalancerError;
 use crate::idle::{SYSCTL_ESTABLISHED, Tracking, USUAL_ESTABLISHED};
@@ -13,19 +13,13 @@ use crate::plan::{Op, Plan};
 use crate::spec::{self, Changes, Spec};
 use crate::transaction::{Preface, Transaction};
 
-/// Most characters of a table's name. The kernel would take 255.
-const NAME_MAX: usize = 32;
-
 /// Owner of the balancing of one network namespace.
 ///
 /// Its calls block: a change of one service takes some tens of microseconds, and reading back and
 /// loading about five microseconds for each slot.
 #[derive(Debug)]
 pub struct Balancer {
-    socket: NftSocket,
-    table: String,
-    /// With these the table is made and claimed.
-    flags: TableFlags,
+    table: OwnedTable,
     /// What the table says, after the last call that succeeded.
     known: Option<Known>,
     /// Where sysctls are read.
@@ -86,14 +80,8 @@ impl Balancer {
     /// When the name is not one of weft's, the namespace cannot be entered, the kernel has no
     /// nf_tables, or the privilege lacks.
     pub fn open(netns: &Netns, table: &str) -> Result<Self, BalancerError> {
-        check_name(table)?;
-        let mut socket = NftSocket::open_in(netns).map_err(BalancerError::unavailable)?;
-        // Refused without the privilege or the subsystem, before anything is tried.
-        socket.generation().map_err(BalancerError::unavailable)?;
         Ok(Self {
-            socket,
-            table: table.to_owned(),
-            flags: TableFlags::OWNED_AND_PERSISTENT,
+            table: OwnedTable::open_in(netns, table)?,
             known: None,
             netns: netns.run(Netns::current).flatten()?,
             tracking: Tracking {
@@ -159,13 +147,7 @@ impl Balancer {
     /// # Errors
     /// [`BalancerError`], when another process owns it among others.
     pub fn remove(mut self) -> Result<(), BalancerError> {
-        let Some(table) = self.table()? else {
-            return Ok(());
-        };
-        let mut batch = Batch::new();
-        batch.delete_table(&table.name);
-        let refused = BalancerError::refused(&self.table);
-        self.socket.commit(batch).map_err(refused)
+        Ok(self.table.remove()?)
     }
 
     /// Without time-outs of flows, owner and persistence where the kernel does not know them.
@@ -196,32 +178,16 @@ impl Balancer {
         mut work: impl FnMut(&mut Self) -> Result<Report, BalancerError>,
     ) -> Result<Report, BalancerError> {
         match work(self) {
-            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
-                self.flags = TableFlags::NONE;
+            Err(error) if error.is_of_flags() && self.table.exclusive() => {
+                self.table.set_exclusive(false);
                 let report = work(self).inspect_err(|_| {
                     // It was not the flags.
-                    self.flags = TableFlags::OWNED_AND_PERSISTENT;
+                    self.table.set_exclusive(true);
                 })?;
-                tracing::warn!(
-                    table = self.table,
-                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
-                     change service addresses"
-                );
+                self.table.warn();
                 Ok(report)
             }
             other => other,
-        }
-    }
-
-    /// The table's head, unless another socket owns it.
-    fn table(&mut self) -> Result<Option<Table>, BalancerError> {
-        let table = self.socket.table(&self.table);
-        let table = table.map_err(BalancerError::unread)?;
-        match table.as_ref().and_then(|table| table.owner) {
-            Some(owner) if owner != self.socket.port() => {
-                Err(BalancerError::owned(&self.table, owner))
-            }
-            _ => Ok(table),
         }
     }
 
@@ -234,7 +200,7 @@ impl Balancer {
         let generation = self.generation()?;
         // Another's transaction cannot have changed a table that is ours alone.
         let ours = generation == known.generation
-            || self.table()?.is_some_and(|table| {
+            || self.table.head()?.is_some_and(|table| {
                 table.flags == TableFlags::OWNED_AND_PERSISTENT && table.owner.is_some()
             });
         if !ours {
@@ -259,26 +225,18 @@ impl Balancer {
 
     fn read_table(&mut self) -> Result<(Observed, Preface), BalancerError> {
         let nothing = |exists| Ok((Observed::default(), Preface::Create { exists }));
-        let Some(table) = self.table()? else {
+        let head = self.table.head()?;
+        let orphan = match self.table.standing(head.as_ref())? {
+            Standing::Absent => return nothing(false),
+            Standing::Different => return nothing(true),
+            Standing::Orphaned => true,
+            Standing::Kept => false,
+        };
+        // What is misread of a table that is not owned is refused by the kernel when it is changed.
+        let Some((_, value)) = self.table.read(dump)? else {
             return nothing(false);
         };
-        let flags = self.flags;
-        // Between two agents the table has lost its owner and keeps the rest.
-        let orphan =
-            flags == TableFlags::OWNED_AND_PERSISTENT && table.flags == TableFlags::PERSISTENT;
-        if !orphan && table.flags != flags {
-            return nothing(true);
-        }
-        let name = &self.table;
-        let Reading { value, stable } = self
-            .socket
-            .consistent(|socket| dump(socket, name))
-            .map_err(BalancerError::unread)?;
-        if !stable {
-            // Somebody else changes rules all the time. An owned table stands still; what is
-            // misread of another is refused by the kernel when it is changed.
-            tracing::debug!(table = name, "ruleset changed while it was read");
-        }
+        let name = self.table.name();
         let Some(observed) = Observed::read(name, &value) else {
             return nothing(true);
         };
@@ -291,7 +249,8 @@ impl Balancer {
     }
 
     fn generation(&mut self) -> Result<u32, BalancerError> {
-        self.socket.generation().map_err(BalancerError::unread)
+        let generation = self.table.socket().generation();
+        Ok(generation.map_err(TableError::unread)?)
     }
 
     fn carry_out(&mut self, found: Found, plan: &Plan) -> Result<Report, BalancerError> {
@@ -315,7 +274,7 @@ impl Balancer {
             transactions,
             services: observed.services.len(),
             created,
-            exclusive: self.flags != TableFlags::NONE,
+            exclusive: self.table.exclusive(),
             lacks_idle: !self.tracking.possible,
         };
         // Each transaction is a generation. If another's came between, this is not the current one,
@@ -327,7 +286,11 @@ impl Balancer {
             observed,
         });
         if report.ops > 0 || created {
-            tracing::debug!(table = self.table, ?report, "service addresses changed");
+            tracing::debug!(
+                table = self.table.name(),
+                ?report,
+                "service addresses changed"
+            );
         }
         Ok(report)
     }
@@ -335,13 +298,11 @@ impl Balancer {
     /// A new table and all its content in one transaction, if it fits into one.
     fn create(&mut self, preface: Preface, plan: &Plan) -> Result<usize, BalancerError> {
         let all = Transaction::new(plan.stages.iter().flatten());
-        match self
-            .socket
-            .commit(all.batch(&self.table, self.flags, preface))
-        {
+        let (name, flags) = (self.table.name(), self.table.flags());
+        match self.table.commit(all.batch(name, flags, preface)) {
             Ok(()) => Ok(1),
-            Err(NftError::TooLarge { .. }) => Ok(self.commit(preface, &[])? + self.stages(plan)?),
-            Err(error) => Err(BalancerError::refused(&self.table)(error)),
+            Err(error) if error.is_of_size() => Ok(self.commit(preface, &[])? + self.stages(plan)?),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -356,29 +317,25 @@ impl Balancer {
     /// Changes of one stage. They do not depend on one another, but that a class comes before what
     /// needs it and goes after that.
     fn commit(&mut self, mut preface: Preface, ops: &[Op]) -> Result<usize, BalancerError> {
-        let Self {
-            socket,
-            table,
-            flags,
-            ..
-        } = self;
+        let table = &mut self.table;
         let transactions = in_pieces(ops, &mut |piece| {
-            socket.commit(Transaction::new(piece).batch(table, *flags, preface))?;
+            let batch = Transaction::new(piece).batch(table.name(), table.flags(), preface);
+            table.commit(batch)?;
             preface = Preface::None;
             Ok(())
         });
-        transactions.map_err(BalancerError::refused(&self.table))
+        Ok(transactions?)
     }
 }
 
 /// In as few transactions as a send buffer needs that may not be enlarged: by halves.
 fn in_pieces<T>(
     items: &[T],
-    commit: &mut impl FnMut(&[T]) -> Result<(), NftError>,
-) -> Result<usize, NftError> {
+    commit: &mut impl FnMut(&[T]) -> Result<(), TableError>,
+) -> Result<usize, TableError> {
     match commit(items) {
         Ok(()) => Ok(1),
-        Err(NftError::TooLarge { .. }) if items.len() > 1 => {
+        Err(error) if error.is_of_size() && items.len() > 1 => {
             let (first, second) = items.split_at(items.len() / 2);
             Ok(in_pieces(first, commit)? + in_pieces(second, commit)?)
         }
@@ -400,30 +357,19 @@ fn dump(socket: &mut NftSocket, table: &str) -> Result<Raw, NftError> {
     })
 }
 
-/// Everything in the packet rules that is weft's carries its name.
-fn check_name(table: &str) -> Result<(), BalancerError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(BalancerError::BadName {
-            table: table.to_owned(),
-            max: NAME_MAX,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What was committed when a transaction takes so many.
-    fn committed(count: usize, most: usize) -> Result<Vec<Vec<usize>>, NftError> {
+    fn committed(count: usize, most: usize) -> Result<Vec<Vec<usize>>, TableError> {
         let items: Vec<usize> = (0..count).collect();
         let mut pieces = Vec::new();
         let transactions = in_pieces(&items, &mut |piece: &[usize]| {
             if piece.len() > most {
-                return Err(NftError::TooLarge { bytes: piece.len() });
+                let source = NftError::TooLarge { bytes: piece.len() };
+                let what = "changed";
+                return Err(TableError::Nft { what, source });
             }
             pieces.push(piece.to_vec());
             Ok(())
@@ -439,6 +385,6 @@ mod tests {
         assert_eq!(pieces.concat(), (0..1000).collect::<Vec<_>>());
         assert!(pieces.iter().all(|piece| piece.len() > 50));
         assert_eq!(committed(0, 0).unwrap(), [[]; 1]);
-        assert!(matches!(committed(3, 0), Err(NftError::TooLarge { .. })));
+        assert!(committed(3, 0).is_err_and(|error| error.is_of_size()));
     }
 }

@@ -183,7 +183,7 @@ mod rules;
 mod spec;
 
 use weft_netns::Netns;
-use weft_netns::nft::{Batch, NftSocket, TableFlags};
+use weft_netns::nft::{OwnedTable, TableError};
 
 pub use error::IngressError;
 use layout::Layout;
@@ -194,9 +194,6 @@ pub use spec::{
     PEERS_MAX, PORTS_MAX, PREFIXES_MAX, Port, mark,
 };
 
-/// Most characters of a table's name. The kernel would take 255.
-const NAME_MAX: usize = 32;
-
 /// Owner of the ingress table of a host's network namespace.
 ///
 /// Its calls block, for some milliseconds as a rule: reading and changing take about 10 microseconds
@@ -204,10 +201,7 @@ const NAME_MAX: usize = 32;
 /// ([`PREFIXES_MAX`]).
 #[derive(Debug)]
 pub struct Ingress {
-    socket: NftSocket,
-    table: String,
-    /// With these the table is made and claimed.
-    flags: TableFlags,
+    table: OwnedTable,
 }
 
 /// What a call did and found. The counters survive the agent, but not the loss of the table.
@@ -239,15 +233,8 @@ impl Ingress {
     /// When the name is not one of weft's, the namespace cannot be entered, the kernel has no
     /// nf_tables, or the privilege lacks.
     pub fn open(netns: &Netns, table: &str) -> Result<Self, IngressError> {
-        check_name(table)?;
-        let mut socket = NftSocket::open_in(netns).map_err(IngressError::unavailable)?;
-        // Refused without the privilege or the subsystem, before anything is tried.
-        socket.generation().map_err(IngressError::unavailable)?;
-        Ok(Self {
-            socket,
-            table: table.to_owned(),
-            flags: TableFlags::OWNED_AND_PERSISTENT,
-        })
+        let table = OwnedTable::open_in(netns, table)?;
+        Ok(Self { table })
     }
 
     /// Makes the kernel's table say `spec`: reads it back, and changes in one transaction what
@@ -261,21 +248,10 @@ impl Ingress {
     pub fn reconcile(&mut self, spec: &IngressSpec) -> Result<IngressReport, IngressError> {
         spec.check()?;
         let layout = Layout {
-            table: self.table.clone(),
+            table: self.table.name().to_owned(),
             spec: spec.clone(),
         };
-        match self.apply(&layout) {
-            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
-                tracing::warn!(
-                    table = self.table,
-                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
-                     change the ingress table"
-                );
-                self.flags = TableFlags::NONE;
-                self.apply(&layout)
-            }
-            other => other,
-        }
+        Ok(self.table.attempt(|table| apply(table, &layout))?)
     }
 
     /// Reads the counters; changes nothing. `ops` is zero. None when there is no table.
@@ -283,7 +259,7 @@ impl Ingress {
     /// # Errors
     /// [`IngressError`].
     pub fn report(&mut self) -> Result<Option<IngressReport>, IngressError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
+        let observed = Observed::read(&mut self.table)?;
         Ok(observed.table.is_some().then(|| observed.report()))
     }
 
@@ -293,47 +269,23 @@ impl Ingress {
     /// # Errors
     /// [`IngressError`], when another process owns it among others.
     pub fn remove(mut self) -> Result<(), IngressError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
-        if observed.table.is_none() {
-            return Ok(());
-        }
-        observed.check_owner(self.socket.port())?;
-        let mut batch = Batch::new();
-        batch.delete_table(&self.table);
-        self.socket
-            .commit(batch)
-            .map_err(IngressError::refused(&self.table))
-    }
-
-    /// Observe, plan, change.
-    fn apply(&mut self, layout: &Layout) -> Result<IngressReport, IngressError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
-        observed.check_owner(self.socket.port())?;
-        let plan = Plan::new(layout, &observed, self.flags);
-        let ops = plan.ops(layout);
-        if plan != Plan::Nothing {
-            let batch = plan.batch(layout, self.flags);
-            let refused = IngressError::refused(&self.table);
-            self.socket.commit(batch).map_err(refused)?;
-            tracing::debug!(table = self.table, ops, "ingress table changed");
-        }
-        Ok(IngressReport {
-            ops,
-            exclusive: self.flags != TableFlags::NONE,
-            ..observed.report()
-        })
+        Ok(self.table.remove()?)
     }
 }
 
-/// Everything in the packet rules that is weft's carries its name.
-fn check_name(table: &str) -> Result<(), IngressError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(IngressError::BadName {
-            table: table.to_owned(),
-            max: NAME_MAX,
-        })
+/// Observe, plan, change.
+fn apply(table: &mut OwnedTable, layout: &Layout) -> Result<IngressReport, TableError> {
+    let observed = Observed::read(table)?;
+    table.standing(observed.table.as_ref())?;
+    let plan = Plan::new(layout, &observed, table.flags());
+    let ops = plan.ops(layout);
+    if plan != Plan::Nothing {
+        table.commit(plan.batch(layout, table.flags()))?;
+        tracing::debug!(table = table.name(), ops, "ingress table changed");
     }
+    Ok(IngressReport {
+        ops,
+        exclusive: table.exclusive(),
+        ..observed.report()
+    })
 }

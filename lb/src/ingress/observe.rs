@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
 use weft_netns::nft::{
-    Chain, Counter, Expr, Map, NftError, NftSocket, Rule, Table, TableFlags, Verdict,
+    Chain, Counter, Expr, Map, NftError, NftSocket, OwnedTable, Rule, Table, TableError,
+    TableFlags, Verdict,
 };
 
 use super::IngressReport;
-use super::error::IngressError;
 use super::layout::{Elements, Layout, Set};
 use super::rules::DropReason;
 
@@ -21,21 +21,16 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn read(socket: &mut NftSocket, name: &str) -> Result<Self, IngressError> {
-        let reading = socket.consistent(|socket| Self::dump(socket, name));
-        let reading = reading.map_err(IngressError::unread)?;
-        if !reading.stable {
-            // Somebody else changes rules all the time. Our own table stands still, and what is
-            // misread nevertheless is put right by the next reconciliation.
-            tracing::debug!(table = name, "ruleset changed while it was read");
-        }
-        Ok(reading.value)
+    pub(super) fn read(table: &mut OwnedTable) -> Result<Self, TableError> {
+        let found = table.read(Self::dump)?;
+        let observed = found.map(|(table, observed)| Self {
+            table: Some(table),
+            ..observed
+        });
+        Ok(observed.unwrap_or_default())
     }
 
     fn dump(socket: &mut NftSocket, name: &str) -> Result<Self, NftError> {
-        let Some(table) = socket.table(name)? else {
-            return Ok(Self::default());
-        };
         let mut elements = BTreeMap::new();
         for set in Set::ALL {
             let found = socket.map_elements(name, set.name())?;
@@ -43,24 +38,12 @@ impl Observed {
             elements.insert(set, found.collect());
         }
         Ok(Self {
-            table: Some(table),
+            table: None,
             chains: socket.chains(name)?,
             maps: socket.maps(name)?,
             rules: socket.rules(name)?,
             elements,
         })
-    }
-
-    /// Refuses a table that another socket owns.
-    pub(super) fn check_owner(&self, port: u32) -> Result<(), IngressError> {
-        match &self.table {
-            Some(Table {
-                name,
-                owner: Some(owner),
-                ..
-            }) if *owner != port => Err(IngressError::owned(name, *owner)),
-            _ => Ok(()),
-        }
     }
 
     /// Whether chains, sets and rules are the wanted ones, whatever the elements.

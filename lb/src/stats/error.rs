@@ -1,4 +1,4 @@
-use weft_netns::nft::{Cause, NftError};
+use weft_netns::nft::{NftError, TableError};
 
 use super::spec::StatsSpecError;
 
@@ -47,48 +47,14 @@ pub enum StatsError {
     },
 }
 
-impl StatsError {
-    /// Why the first request of all failed.
-    pub(super) fn unavailable(source: NftError) -> Self {
-        match source.first_cause() {
-            Cause::NotPermitted => Self::NotPermitted(source),
-            Cause::Unsupported => Self::Unsupported(source),
-            Cause::Owned | Cause::Other => Self::unread(source),
-        }
-    }
-
-    /// Why reading failed.
-    pub(super) fn unread(source: NftError) -> Self {
-        Self::Nft {
-            what: "read",
-            source,
-        }
-    }
-
-    /// Why a transaction failed.
-    pub(super) fn refused(table: &str) -> impl Fn(NftError) -> Self {
-        move |source| match source.commit_cause() {
-            Cause::Owned => Self::owned(table, "which claimed it a moment ago".to_owned()),
-            Cause::Unsupported => Self::Unsupported(source),
-            Cause::NotPermitted | Cause::Other => Self::Nft {
-                what: "changed",
-                source,
-            },
-        }
-    }
-
-    /// Whether a kernel that does not know one of the table's flags would answer so.
-    pub(super) fn is_of_flags(&self) -> bool {
-        match self {
-            Self::Unsupported(source) | Self::Nft { source, .. } => source.is_of_flags(),
-            _ => false,
-        }
-    }
-
-    pub(super) fn owned(table: &str, owner: String) -> Self {
-        Self::Owned {
-            table: table.to_owned(),
-            owner,
+impl From<TableError> for StatsError {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Unsupported(source) => Self::Unsupported(source),
+            TableError::NotPermitted(source) => Self::NotPermitted(source),
+            TableError::Owned { table, owner } => Self::Owned { table, owner },
+            TableError::BadName { table, max } => Self::BadName { table, max },
+            TableError::Nft { what, source } => Self::Nft { what, source },
         }
     }
 }

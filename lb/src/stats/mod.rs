@@ -68,7 +68,7 @@ mod plan;
 mod spec;
 
 use weft_netns::Netns;
-use weft_netns::nft::{Batch, NftSocket, TableFlags};
+use weft_netns::nft::{OwnedTable, TableError};
 
 pub use error::StatsError;
 use layout::Layout;
@@ -76,18 +76,12 @@ use observe::Observed;
 use plan::Plan;
 pub use spec::{BACKENDS_MAX, Counts, StatsSpec, StatsSpecError, Totals};
 
-/// Most characters of a table's name. The kernel would take 255.
-const NAME_MAX: usize = 32;
-
 /// Owner of the counters of one network namespace.
 ///
 /// Its calls block, for less than a millisecond as a rule.
 #[derive(Debug)]
 pub struct Stats {
-    socket: NftSocket,
-    table: String,
-    /// With these the table is made and claimed.
-    flags: TableFlags,
+    table: OwnedTable,
 }
 
 impl Stats {
@@ -98,15 +92,8 @@ impl Stats {
     /// When the name is not one of weft's, the namespace cannot be entered, the kernel has no
     /// nf_tables, or the privilege lacks.
     pub fn open(netns: &Netns, table: &str) -> Result<Self, StatsError> {
-        check_name(table)?;
-        let mut socket = NftSocket::open_in(netns).map_err(StatsError::unavailable)?;
-        // Refused without the privilege or the subsystem, before anything is tried.
-        socket.generation().map_err(StatsError::unavailable)?;
-        Ok(Self {
-            socket,
-            table: table.to_owned(),
-            flags: TableFlags::OWNED_AND_PERSISTENT,
-        })
+        let table = OwnedTable::open_in(netns, table)?;
+        Ok(Self { table })
     }
 
     /// Makes the kernel count what `spec` says: reads the table back, and changes in one transaction
@@ -118,21 +105,10 @@ impl Stats {
     pub fn reconcile(&mut self, spec: &StatsSpec) -> Result<usize, StatsError> {
         spec.check()?;
         let layout = Layout {
-            table: self.table.clone(),
+            table: self.table.name().to_owned(),
             spec: spec.clone(),
         };
-        match self.apply(&layout) {
-            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
-                tracing::warn!(
-                    table = self.table,
-                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
-                     change the counters of services"
-                );
-                self.flags = TableFlags::NONE;
-                self.apply(&layout)
-            }
-            other => other,
-        }
+        Ok(self.table.attempt(|table| apply(table, &layout))?)
     }
 
     /// Reads what was counted; changes nothing. None when there is no table.
@@ -140,7 +116,7 @@ impl Stats {
     /// # Errors
     /// [`StatsError`].
     pub fn read(&mut self) -> Result<Option<Totals>, StatsError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
+        let observed = Observed::read(&mut self.table)?;
         Ok(observed.table.is_some().then(|| observed.totals()))
     }
 
@@ -149,44 +125,19 @@ impl Stats {
     /// # Errors
     /// [`StatsError`], when another process owns it among others.
     pub fn remove(mut self) -> Result<(), StatsError> {
-        let table = self.socket.table(&self.table).map_err(StatsError::unread)?;
-        let Some(table) = table else {
-            return Ok(());
-        };
-        observe::check_owner(&table, self.socket.port())?;
-        let mut batch = Batch::new();
-        batch.delete_table(&self.table);
-        let refused = StatsError::refused(&self.table);
-        self.socket.commit(batch).map_err(refused)
-    }
-
-    /// Observe, plan, change.
-    fn apply(&mut self, layout: &Layout) -> Result<usize, StatsError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
-        if let Some(table) = &observed.table {
-            observe::check_owner(table, self.socket.port())?;
-        }
-        let plan = Plan::new(layout, &observed, self.flags);
-        let ops = plan.ops();
-        if plan != Plan::Nothing {
-            let batch = plan.batch(layout, self.flags);
-            let refused = StatsError::refused(&self.table);
-            self.socket.commit(batch).map_err(refused)?;
-            tracing::debug!(table = self.table, ops, "counters of services changed");
-        }
-        Ok(ops)
+        Ok(self.table.remove()?)
     }
 }
 
-/// Everything in the packet rules that is weft's carries its name.
-fn check_name(table: &str) -> Result<(), StatsError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(StatsError::BadName {
-            table: table.to_owned(),
-            max: NAME_MAX,
-        })
+/// Observe, plan, change.
+fn apply(table: &mut OwnedTable, layout: &Layout) -> Result<usize, TableError> {
+    let observed = Observed::read(table)?;
+    table.standing(observed.table.as_ref())?;
+    let plan = Plan::new(layout, &observed, table.flags());
+    let ops = plan.ops();
+    if plan != Plan::Nothing {
+        table.commit(plan.batch(layout, table.flags()))?;
+        tracing::debug!(table = table.name(), ops, "counters of services changed");
     }
+    Ok(ops)
 }

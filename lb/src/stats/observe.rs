@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
-use weft_netns::nft::{Chain, Counter, Map, MapData, NftError, NftSocket, Rule, Table};
+use weft_netns::nft::{
+    Chain, Counter, Map, MapData, NftError, NftSocket, OwnedTable, Rule, Table, TableError,
+};
 
-use super::error::StatsError;
 use super::layout::{By, Layout, SETS, Set, What, address_of, port_of, set_name};
 use super::spec::{Counts, Totals};
 
@@ -21,21 +22,16 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn read(socket: &mut NftSocket, name: &str) -> Result<Self, StatsError> {
-        let reading = socket.consistent(|socket| Self::dump(socket, name));
-        let reading = reading.map_err(StatsError::unread)?;
-        if !reading.stable {
-            // Somebody else changes rules all the time. Our own table stands still, and what is
-            // misread nevertheless is put right by the next reconciliation.
-            tracing::debug!(table = name, "ruleset changed while it was read");
-        }
-        Ok(reading.value)
+    pub(super) fn read(table: &mut OwnedTable) -> Result<Self, TableError> {
+        let found = table.read(Self::dump)?;
+        let observed = found.map(|(table, observed)| Self {
+            table: Some(table),
+            ..observed
+        });
+        Ok(observed.unwrap_or_default())
     }
 
     fn dump(socket: &mut NftSocket, name: &str) -> Result<Self, NftError> {
-        let Some(table) = socket.table(name)? else {
-            return Ok(Self::default());
-        };
         let mut counters = BTreeMap::new();
         for set in SETS {
             let found = socket.map_elements(name, set_name(set))?.into_iter();
@@ -49,7 +45,7 @@ impl Observed {
             counters.insert(set, found.collect());
         }
         Ok(Self {
-            table: Some(table),
+            table: None,
             chains: socket.chains(name)?,
             maps: socket.maps(name)?,
             rules: socket.rules(name)?,
@@ -80,17 +76,6 @@ impl Observed {
             }
         }
         totals
-    }
-}
-
-/// Refuses a table that another socket owns.
-pub(super) fn check_owner(table: &Table, port: u32) -> Result<(), StatsError> {
-    match table.owner {
-        Some(owner) if owner != port => Err(StatsError::owned(
-            &table.name,
-            format!("netlink port {owner}"),
-        )),
-        _ => Ok(()),
     }
 }
 

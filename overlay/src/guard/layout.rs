@@ -18,8 +18,6 @@ const CHAIN: &str = "datapath";
 const PRIORITY_RAW: i32 = -300;
 /// `IPPROTO_UDP`.
 const UDP: u8 = 17;
-/// Most characters of a table's name. The kernel would take 255.
-const NAME_MAX: usize = 32;
 
 /// The two address families, in the order of their rules.
 pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -195,18 +193,5 @@ impl Layout {
             chain: CHAIN.to_owned(),
             exprs,
         }
-    }
-}
-
-/// Everything in the packet rules that is weft's carries its name.
-pub(super) fn check_name(table: &str) -> Result<(), GuardError> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if table.starts_with("weft") && table.len() <= NAME_MAX && table.chars().all(plain) {
-        Ok(())
-    } else {
-        Err(GuardError::BadName {
-            table: table.to_owned(),
-            max: NAME_MAX,
-        })
     }
 }

@@ -42,7 +42,7 @@ mod plan;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use weft_netns::nft::{Batch, NftError, NftSocket, TableFlags};
+use weft_netns::nft::{OwnedTable, TableError};
 
 pub use error::GuardError;
 use layout::Layout;
@@ -56,10 +56,7 @@ use plan::Plan;
 /// namespace.
 #[derive(Debug)]
 pub struct Guard {
-    socket: NftSocket,
-    table: String,
-    /// With these the table is made and claimed.
-    flags: TableFlags,
+    table: OwnedTable,
 }
 
 /// What a call did and found.
@@ -84,16 +81,8 @@ impl Guard {
     /// # Errors
     /// When the name is not one of weft's, the kernel has no nf_tables, or the privilege lacks.
     pub fn open(table: &str) -> Result<Self, GuardError> {
-        layout::check_name(table)?;
-        let mut socket = NftSocket::open().map_err(GuardError::unavailable)?;
-        // Refused without the privilege or the subsystem, before anything is tried.
-        socket.generation().map_err(GuardError::unavailable)?;
-        let flags = TableFlags::OWNED_AND_PERSISTENT;
-        Ok(Self {
-            socket,
-            table: table.to_owned(),
-            flags,
-        })
+        let table = OwnedTable::open(table)?;
+        Ok(Self { table })
     }
 
     /// Makes the kernel's table say that the datagrams to UDP port `port` are for `members` only:
@@ -108,19 +97,8 @@ impl Guard {
         port: u16,
         members: &BTreeSet<IpAddr>,
     ) -> Result<GuardReport, GuardError> {
-        let layout = Layout::new(&self.table, port, members)?;
-        match self.apply(&layout) {
-            Err(error) if error.is_of_flags() && self.flags != TableFlags::NONE => {
-                tracing::warn!(
-                    table = self.table,
-                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
-                     change the member filter"
-                );
-                self.flags = TableFlags::NONE;
-                self.apply(&layout)
-            }
-            other => other,
-        }
+        let layout = Layout::new(self.table.name(), port, members)?;
+        Ok(self.table.attempt(|table| apply(table, &layout))?)
     }
 
     /// Reads members and counters; changes nothing. `ops` is zero. None when there is no table.
@@ -128,7 +106,7 @@ impl Guard {
     /// # Errors
     /// [`GuardError`].
     pub fn report(&mut self) -> Result<Option<GuardReport>, GuardError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
+        let observed = Observed::read(&mut self.table)?;
         Ok(observed.table.is_some().then(|| observed.report()))
     }
 
@@ -137,52 +115,38 @@ impl Guard {
     /// # Errors
     /// [`GuardError`], when another process owns it among others.
     pub fn remove(mut self) -> Result<(), GuardError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
-        if observed.table.is_none() {
-            return Ok(());
-        }
-        observed.check_owner(self.socket.port())?;
-        let mut batch = Batch::new();
-        batch.delete_table(&self.table);
-        self.socket
-            .commit(batch)
-            .map_err(GuardError::refused(&self.table))
+        Ok(self.table.remove()?)
     }
+}
 
-    /// Observe, plan, change.
-    fn apply(&mut self, layout: &Layout) -> Result<GuardReport, GuardError> {
-        let observed = Observed::read(&mut self.socket, &self.table)?;
-        observed.check_owner(self.socket.port())?;
-        let plan = Plan::new(layout, &observed, self.flags);
-        let ops = plan.ops(layout);
-        if plan != Plan::Nothing {
-            self.commit(layout, plan)?;
-            tracing::debug!(table = self.table, ops, "member filter changed");
-        }
-        let exclusive = self.flags != TableFlags::NONE;
-        Ok(GuardReport {
-            ops,
-            members: layout.members(),
-            exclusive,
-            ..observed.report()
-        })
+/// Observe, plan, change.
+fn apply(table: &mut OwnedTable, layout: &Layout) -> Result<GuardReport, TableError> {
+    let observed = Observed::read(table)?;
+    table.standing(observed.table.as_ref())?;
+    let plan = Plan::new(layout, &observed, table.flags());
+    let ops = plan.ops(layout);
+    if plan != Plan::Nothing {
+        commit(table, layout, plan)?;
+        tracing::debug!(table = table.name(), ops, "member filter changed");
     }
+    Ok(GuardReport {
+        ops,
+        members: layout.members(),
+        exclusive: table.exclusive(),
+        ..observed.report()
+    })
+}
 
-    /// In one transaction, or, where a send buffer that may not be enlarged is too small for that,
-    /// in two: first the members that come, then those that go.
-    fn commit(&mut self, layout: &Layout, plan: Plan) -> Result<(), GuardError> {
-        let refused = GuardError::refused(&self.table);
-        match self.socket.commit(plan.batch(layout, self.flags)) {
-            Err(too_large @ NftError::TooLarge { .. }) => {
-                let (first, second) = plan.split().ok_or_else(|| refused(too_large))?;
-                self.socket
-                    .commit(first.batch(layout, self.flags))
-                    .map_err(&refused)?;
-                self.socket
-                    .commit(second.batch(layout, self.flags))
-                    .map_err(&refused)
-            }
-            other => other.map_err(refused),
+/// In one transaction, or, where a send buffer that may not be enlarged is too small for that, in two:
+/// first the members that come, then those that go.
+fn commit(table: &mut OwnedTable, layout: &Layout, plan: Plan) -> Result<(), TableError> {
+    let flags = table.flags();
+    match table.commit(plan.batch(layout, flags)) {
+        Err(too_large) if too_large.is_of_size() => {
+            let (first, second) = plan.split().ok_or(too_large)?;
+            table.commit(first.batch(layout, flags))?;
+            table.commit(second.batch(layout, flags))
         }
+        other => other,
     }
 }

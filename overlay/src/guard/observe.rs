@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
 
-use weft_netns::nft::{Chain, Counter, Expr, NftError, NftSocket, Rule, Set, Table, TableFlags};
+use weft_netns::nft::{
+    Chain, Counter, Expr, NftError, NftSocket, OwnedTable, Rule, Set, Table, TableError, TableFlags,
+};
 
 use super::GuardReport;
-use super::error::GuardError;
 use super::layout::{FAMILIES, Family, Layout};
 
 /// The table as it is.
@@ -19,21 +20,16 @@ pub(super) struct Observed {
 }
 
 impl Observed {
-    pub(super) fn read(socket: &mut NftSocket, name: &str) -> Result<Self, GuardError> {
-        let reading = socket.consistent(|socket| Self::dump(socket, name));
-        let reading = reading.map_err(GuardError::unread)?;
-        if !reading.stable {
-            // Somebody else changes rules all the time. Our own table stands still, and what is
-            // misread nevertheless is put right by the next reconciliation.
-            tracing::debug!(table = name, "ruleset changed while it was read");
-        }
-        Ok(reading.value)
+    pub(super) fn read(table: &mut OwnedTable) -> Result<Self, TableError> {
+        let found = table.read(Self::dump)?;
+        let observed = found.map(|(table, observed)| Self {
+            table: Some(table),
+            ..observed
+        });
+        Ok(observed.unwrap_or_default())
     }
 
     fn dump(socket: &mut NftSocket, name: &str) -> Result<Self, NftError> {
-        let Some(table) = socket.table(name)? else {
-            return Ok(Self::default());
-        };
         let mut members = |family: Family| -> Result<BTreeSet<Vec<u8>>, NftError> {
             Ok(socket.elements(name, family.set())?.into_iter().collect())
         };
@@ -41,25 +37,13 @@ impl Observed {
         let mut sets = socket.sets(name)?;
         sets.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
-            table: Some(table),
+            table: None,
             chains: socket.chains(name)?,
             sets,
             rules: socket.rules(name)?,
             members4,
             members6,
         })
-    }
-
-    /// Refuses a table that another socket owns.
-    pub(super) fn check_owner(&self, port: u32) -> Result<(), GuardError> {
-        match &self.table {
-            Some(Table {
-                name,
-                owner: Some(owner),
-                ..
-            }) if *owner != port => Err(GuardError::owned(name, *owner)),
-            _ => Ok(()),
-        }
     }
 
     pub(super) fn keys(&self, family: Family) -> &BTreeSet<Vec<u8>> {

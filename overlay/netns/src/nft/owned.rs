@@ -27,7 +27,6 @@ pub struct OwnedTable {
 
 /// The table could not be put in place or read.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TableError {
     /// The kernel cannot do it.
     #[error("needs nf_tables for inet, which this kernel lacks ({0})")]
@@ -118,6 +117,11 @@ impl OwnedTable {
         self.flags != TableFlags::NONE
     }
 
+    /// With these it is made and claimed.
+    pub fn flags(&self) -> TableFlags {
+        self.flags
+    }
+
     /// The table as a transaction adds or claims it.
     pub fn table(&self) -> Table {
         Table {
@@ -125,6 +129,22 @@ impl OwnedTable {
             flags: self.flags,
             owner: None,
         }
+    }
+
+    /// Reads the table's head; none when there is no table.
+    ///
+    /// # Errors
+    /// [`TableError::Owned`], when another socket has it, among others.
+    pub fn head(&mut self) -> Result<Option<Table>, TableError> {
+        let table = self.socket.table(&self.name);
+        let table = table.map_err(TableError::unread)?;
+        self.standing(table.as_ref())?;
+        Ok(table)
+    }
+
+    /// The socket that owns it, for what else is to be read.
+    pub fn socket(&mut self) -> &mut NftSocket {
+        &mut self.socket
     }
 
     /// Reads the table, and by `dump` what is in it; none when there is no table.
@@ -195,16 +215,33 @@ impl OwnedTable {
     ) -> Result<R, TableError> {
         match work(self) {
             Err(error) if error.is_of_flags() && self.exclusive() => {
-                tracing::warn!(
-                    table = self.name,
-                    "this kernel has no persistent owned tables (Linux 6.9); other processes can \
-                     change this one"
-                );
-                self.flags = TableFlags::NONE;
-                work(self)
+                self.set_exclusive(false);
+                let done = work(self).inspect_err(|_| {
+                    // It was not the flags.
+                    self.set_exclusive(true);
+                })?;
+                self.warn();
+                Ok(done)
             }
             other => other,
         }
+    }
+
+    /// Makes it, from now on, with an owner or without.
+    pub fn set_exclusive(&mut self, exclusive: bool) {
+        self.flags = match exclusive {
+            true => TableFlags::OWNED_AND_PERSISTENT,
+            false => TableFlags::NONE,
+        };
+    }
+
+    /// Tells the administrator that it has no owner.
+    pub fn warn(&self) {
+        tracing::warn!(
+            table = self.name,
+            "this kernel has no persistent owned tables (Linux 6.9); other processes can change this \
+             one"
+        );
     }
 
     /// Removes the table. Done when there is none.
@@ -212,9 +249,7 @@ impl OwnedTable {
     /// # Errors
     /// [`TableError`], when another process owns it among others.
     pub fn remove(&mut self) -> Result<(), TableError> {
-        let found = self.read(|_, _| Ok(()))?;
-        let table = found.map(|(table, ())| table);
-        if self.standing(table.as_ref())? == Standing::Absent {
+        if self.head()?.is_none() {
             return Ok(());
         }
         let mut batch = Batch::new();
@@ -233,7 +268,8 @@ impl TableError {
         }
     }
 
-    fn unread(source: NftError) -> Self {
+    /// Why reading failed.
+    pub fn unread(source: NftError) -> Self {
         Self::Nft {
             what: "read",
             source,
@@ -253,6 +289,14 @@ impl TableError {
                 source,
             },
         }
+    }
+
+    /// Whether a transaction was too large for the socket's send buffer.
+    pub fn is_of_size(&self) -> bool {
+        let Self::Nft { source, .. } = self else {
+            return false;
+        };
+        matches!(source, NftError::TooLarge { .. })
     }
 
     /// Whether a kernel that does not know one of the table's flags would answer so.
