@@ -46,7 +46,7 @@ pub(super) fn attach(tun: &File, ifname: &str, flags: u16) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     for (to, from) in ifr.ifr_name.iter_mut().zip(ifname.bytes()) {
-        *to = from.cast_signed();
+        *to = from as libc::c_char;
     }
     ifr.ifr_ifru.ifru_flags = flags.cast_signed();
     // SAFETY: TUNSETIFF reads and writes an ifreq, which lives until the call returns.
@@ -59,7 +59,7 @@ pub(super) fn ifname(tap: &File) -> io::Result<String> {
     // SAFETY: TUNGETIFF writes an ifreq, which lives until the call returns.
     result(unsafe { libc::ioctl(tap.as_raw_fd(), TUNGETIFF, &raw mut ifr) })?;
     let name = ifr.ifr_name.iter().take_while(|byte| **byte != 0);
-    Ok(name.map(|byte| char::from(byte.cast_unsigned())).collect())
+    Ok(name.map(|byte| char::from(*byte as u8)).collect())
 }
 
 /// Hardware address of the device that this is a queue of.
@@ -69,7 +69,7 @@ pub(super) fn hardware_address(tap: &File) -> io::Result<[u8; 6]> {
     result(unsafe { libc::ioctl(tap.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut ifr) })?;
     // SAFETY: that is the member which SIOCGIFHWADDR has written; every bit pattern is a value.
     let address = unsafe { ifr.ifr_ifru.ifru_hwaddr.sa_data };
-    let [a, b, c, d, e, f, ..] = address.map(i8::cast_unsigned);
+    let [a, b, c, d, e, f, ..] = address.map(|byte| byte as u8);
     Ok([a, b, c, d, e, f])
 }
 
