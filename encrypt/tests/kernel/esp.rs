@@ -27,6 +27,7 @@ crate::cases!(
     esp_damage_is_repaired,
     esp_a_peer_cannot_send_in_anothers_name,
     esp_forged_and_repeated_packets_are_counted,
+    esp_a_network_that_is_not_shared_is_dropped_and_counted,
 );
 
 fn esp_frames_pass_and_only_esp_is_on_the_wire() {
@@ -273,11 +274,16 @@ fn esp_damage_is_repaired() {
 
 /// A packet of this host's key as if from anybody.
 fn sealed(sa: &OutboundSa, text: &[u8]) -> Vec<u8> {
+    sealed_of(VNI, sa, text)
+}
+
+/// The same, of a network.
+fn sealed_of(vni: u32, sa: &OutboundSa, text: &[u8]) -> Vec<u8> {
     let frame = datagram(text);
     let inner = Inner {
         source: 40_000,
         destination: INNER,
-        vni: Vni::new(VNI).unwrap(),
+        vni: Vni::new(vni).unwrap(),
     };
     let payload = [&inner.to_bytes(frame.len()).unwrap()[..], &frame].concat();
     let mut buffer = vec![0; HEADROOM];
@@ -358,4 +364,41 @@ fn esp_forged_and_repeated_packets_are_counted() {
         (2, 1, 1)
     );
     assert_eq!(state.strays.unknown_spi, 1);
+}
+
+/// The receiver is in that network, with others: the guard knows with whom.
+fn esp_a_network_that_is_not_shared_is_dropped_and_counted() {
+    let [a, mut b] = hosts(V4);
+    b.path()
+        .install_inbound(name(a.local(), 1), key(b.local(), 1))
+        .unwrap();
+    let (local, to, socket) = (a.local(), b.local(), listener(&b));
+    drop(a.path);
+    let sa = OutboundSa::new(name(local, 1).spi, key(b.local(), 1), Limits::default());
+    let outside = a.ns.run(|| UdpSocket::bind((local, ESP_PORT))).unwrap();
+    let send = |packet: &[u8]| outside.send_to(packet, (to, ESP_PORT)).unwrap();
+    let mut guard = b.guard();
+    send(&sealed(&sa, b"shared"));
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer).expect("a datagram in time");
+    assert_eq!(&buffer[..length], b"shared");
+    b.spec.peers.insert(
+        local,
+        PeerSpec {
+            networks: [VNI + 1].into(),
+        },
+    );
+    guard.reconcile(Some(&b.host_spec())).unwrap();
+    send(&sealed(&sa, b"not shared any more"));
+    let start = Instant::now();
+    while guard
+        .reconcile(Some(&b.host_spec()))
+        .unwrap()
+        .dropped_foreign
+        == 0
+    {
+        assert!(start.elapsed() < DEADLINE);
+        thread::yield_now();
+    }
+    assert_silent(&socket);
 }
