@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use weft_encrypt::esp::Spi;
-use weft_encrypt::kernel::Kernel;
+use weft_encrypt::kernel::{self, Kernel};
 use weft_encrypt::keys::SaKey;
 use weft_encrypt::path::{PathSpec, PathState, SaName};
 use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
@@ -137,9 +137,15 @@ impl Esp {
 
     fn start(&self, spec: &PathSpec, path: EspPath) -> Result<Running, String> {
         match path {
-            EspPath::Userspace => Userspace::start(spec.clone(), None)
-                .map(Running::Userspace)
-                .map_err(|error| error.to_string()),
+            EspPath::Userspace => {
+                // Of a process that was ended before it was told to carry them otherwise.
+                if let Err(error) = kernel::remove_left(&self.run_dir) {
+                    warn!(%error, "the kernel may have associations of an earlier process");
+                }
+                Userspace::start(spec.clone(), None)
+                    .map(Running::Userspace)
+                    .map_err(|error| error.to_string())
+            }
             EspPath::Kernel => Kernel::start(spec.clone(), &self.run_dir, None)
                 .map(Running::Kernel)
                 .map_err(|error| error.to_string()),

@@ -28,7 +28,7 @@ mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -38,7 +38,7 @@ use weft_netns::Netns;
 
 use crate::esp::Spi;
 use crate::keys::SaKey;
-use crate::path::{Inbound, Outbound, PathSpec, PathState, PeerState, SaName};
+use crate::path::{ESP_PORT, Inbound, Outbound, PathSpec, PathState, PeerState, SaName};
 use crate::sa::Limits;
 use crate::userspace::sys;
 use crate::{InboundCounters, OutboundCounters};
@@ -253,6 +253,36 @@ impl Kernel {
         inner.adopt()?;
         inner.set_policies(&BTreeSet::new())
     }
+}
+
+/// Removes what the data path of a process that was ended has left in the network namespace of this
+/// thread: its associations hold keys, and its policies block what another data path is to carry.
+/// Where the kernel has no XFRM there is nothing.
+///
+/// # Errors
+/// [`KernelError::Open`], [`KernelError::Refused`].
+pub fn remove_left(run_dir: &Path) -> Result<(), KernelError> {
+    let netns = Netns::current().map_err(|e| KernelError::Open(e.to_string()))?;
+    let Ok(link) = Link::open(&netns) else {
+        return Ok(());
+    };
+    let nobody = PathSpec {
+        local: Ipv4Addr::UNSPECIFIED.into(),
+        esp_port: ESP_PORT,
+        inner_port: 0,
+        underlay_mtu: 0,
+        peers: BTreeMap::new(),
+    };
+    let mut inner = Inner {
+        netns,
+        link,
+        spec: nobody,
+        ledger: Ledger::open(run_dir),
+        past: BTreeMap::new(),
+        heard: BTreeMap::new(),
+    };
+    inner.adopt()?;
+    inner.set_policies(&BTreeSet::new())
 }
 
 impl Inner {

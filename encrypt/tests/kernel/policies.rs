@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_encrypt::kernel::{Kernel, KernelError, probe};
+use weft_encrypt::kernel::{Kernel, KernelError, probe, remove_left};
 use weft_encrypt::path::PeerSpec;
 
 use super::hosts::{INNER, V4, V6, bare, hosts, key, name, succeed};
@@ -14,6 +14,7 @@ crate::cases!(
     policies_are_repaired_and_others_are_left_alone,
     peers_come_and_go,
     what_is_removed_leaves_no_policy,
+    what_a_process_has_left_is_removed_without_it,
     what_cannot_be_is_refused,
 );
 
@@ -124,6 +125,24 @@ fn what_is_removed_leaves_no_policy() {
     assert_eq!(policies(&host.ns), before);
     host.path.take().unwrap().remove().unwrap();
     assert_eq!(policies(&host.ns), [""; 0]);
+}
+
+fn what_a_process_has_left_is_removed_without_it() {
+    let [mut host, _peer] = hosts(V4);
+    drop(host.path.take());
+    assert!(!policies(&host.ns).is_empty());
+    succeed(
+        &host.ns,
+        "ip xfrm policy add src 203.0.113.0/24 dst 203.0.113.0/24 dir out action block priority 7",
+    );
+    for _ in 0..2 {
+        host.ns.run(|| remove_left(host.run_dir.path())).unwrap();
+        let left = policies(&host.ns);
+        assert!(
+            matches!(left.as_slice(), [other] if other.contains("203.0.113")),
+            "{left:?}"
+        );
+    }
 }
 
 fn what_cannot_be_is_refused() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ pub(super) struct Keeper {
     processes: watch::Receiver<Arc<crate::daemon::dataplane::Report>>,
     host: Option<Host>,
     path: DataPath,
+    run_dir: PathBuf,
     configured: EncryptionPath,
     chosen: Option<EspPath>,
     timing: Timing,
@@ -86,6 +88,7 @@ impl Keeper {
             processes: dataplane.reports(),
             host: None,
             path: DataPath::new(Place::new(&config.run_dir), dataplane.esp_need()),
+            run_dir: config.run_dir.clone(),
             configured: config.encryption.path,
             chosen: None,
             timing: Timing {
@@ -266,7 +269,11 @@ impl Keeper {
         *report = EncryptionReport::default();
         report.number = number;
         self.next_look = Instant::now() + IDLE;
-        if let Err(error) = self.reconcile_host(None) {
+        // A process that has ended cannot be told that its keys in the kernel are nobody's.
+        let left = block_in_place(|| kernel::remove_left(&self.run_dir));
+        let left = left.map_err(|error| error.to_string());
+        let host = self.reconcile_host(None).map(drop);
+        if let Err(error) = left.and(host) {
             debug!(
                 error,
                 "what encrypted networks needed of the host could not be removed"
