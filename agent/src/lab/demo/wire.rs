@@ -31,13 +31,17 @@ pub(super) fn agreed(hosts: &[Host]) -> Checked<()> {
     let start = Instant::now();
     for host in hosts {
         loop {
-            let peers = peers(host)?;
+            let status: Status = read(host, &["status", "--format", "json"])?;
+            let encryption = status.encryption;
+            let error = encryption.as_ref().and_then(|all| all.error.clone());
+            let peers = encryption.map(|all| all.peers).unwrap_or_default();
             let is_done = |peer: &ProtectedPeer| peer.state == ProtectionState::Protected;
             if peers.len() + 1 == hosts.len() && peers.iter().all(is_done) {
                 break;
             }
             if start.elapsed() > RETURN_LIMIT {
-                return Err(failed(format!("{} has no keys: {peers:?}", host.name())));
+                let why = error.unwrap_or_else(|| format!("{peers:?}"));
+                return Err(failed(format!("{} has no keys: {why}", host.name())));
             }
             std::thread::sleep(POLL);
         }

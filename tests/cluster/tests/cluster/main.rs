@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 use weft_cluster_tests::weft::act_by_name;
 
+mod secret;
 mod site;
 mod t10_overlay;
 mod t15_failures;

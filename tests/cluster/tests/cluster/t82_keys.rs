@@ -3,13 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use weft_agent::lab::{LabOptions, PingReport, PingSpec, PullSpec, Running, WatchReport};
+use weft_agent::lab::{PingSpec, PullSpec};
 use weft_cluster_tests::cluster::{Cluster, options};
 use weft_cluster_tests::eventually;
 use weft_cluster_tests::weft::weft_exe;
 
 use crate::Case;
+use crate::secret::*;
 
 /// The cases of this file.
 pub(crate) const CASES: &[Case] = &[
@@ -46,102 +46,6 @@ pub(crate) const CASES: &[Case] = &[
         a_node_is_translated,
     ),
 ];
-
-/// UDP ports of ESP, and of what it carries.
-const ESP: u16 = 4500;
-const INNER: u16 = 4790;
-/// Port that transfers come from.
-const SERVER: u16 = 7000;
-
-/// A cluster with containers `a`, `b`, .. of an encrypted network on h1, h2, .., that are reached.
-fn encrypted(options: &LabOptions) -> Result<Cluster> {
-    let cluster = Cluster::with(options)?;
-    cluster.weft(1, "network create web --encrypted")?;
-    for (host, name) in (1..=options.hosts).zip(["a", "b", "c"]) {
-        cluster.container(host, "web", name)?;
-    }
-    cluster.settle(1)?;
-    for host in 1..=options.hosts {
-        protected(&cluster, host, options.hosts - 1)?;
-    }
-    Ok(cluster)
-}
-
-/// Waits until a host has keys with so many others.
-fn protected(cluster: &Cluster, host: usize, others: usize) -> Result<()> {
-    eventually("all peers are protected", || {
-        let peers = peers(cluster, host)?;
-        let protected = peers.iter().filter(|peer| peer["state"] == "protected");
-        ensure!(protected.count() == others, "{peers:?}");
-        Ok(())
-    })
-}
-
-fn peers(cluster: &Cluster, host: usize) -> Result<Vec<Value>> {
-    let status = cluster.json(host, "status")?;
-    let peers = status["encryption"]["peers"].as_array();
-    Ok(peers.cloned().unwrap_or_default())
-}
-
-/// What a host knows of another.
-fn peer(cluster: &Cluster, host: usize, other: usize) -> Result<Value> {
-    let name = format!("h{other}");
-    let peers = peers(cluster, host)?;
-    let found = peers.into_iter().find(|peer| peer["name"] == name.as_str());
-    found.with_context(|| format!("h{host} knows nothing of {name}"))
-}
-
-fn epoch(cluster: &Cluster, host: usize, other: usize) -> Result<u64> {
-    let peer = peer(cluster, host, other)?;
-    peer["epoch_out"].as_u64().context("no key")
-}
-
-fn address(cluster: &Cluster, endpoint: &str) -> Result<IpAddr> {
-    Ok(cluster.address(1, &format!("{endpoint}.web"))?.parse()?)
-}
-
-fn endless(to: IpAddr) -> PingSpec {
-    PingSpec::once(to).endless(20_000)
-}
-
-fn unharmed(report: &PingReport) -> Result<()> {
-    ensure!(report.received > 10 && report.lost == 0, "{report:?}");
-    Ok(())
-}
-
-/// Waits until so many pings run: until then they need the agents of their hosts.
-fn pinging(cluster: &Cluster, pings: usize) -> Result<()> {
-    eventually("pings run", || {
-        // Hosts share the lab's processes.
-        let found = cluster.run(1, &["pgrep", "-f", "-c", "^weft internal lab .*Ping"])?;
-        ensure!(found.stdout.trim() == pings.to_string(), "{found:?}");
-        Ok(())
-    })
-}
-
-/// Nothing but ESP was on the wire.
-fn sealed(watch: Running<WatchReport>) -> Result<()> {
-    let seen = watch.finish()?;
-    let clear = [4789, INNER].map(|port| seen.udp.get(&port).copied().unwrap_or(0));
-    ensure!(seen.clear == 0 && clear == [0, 0], "in clear: {seen:?}");
-    ensure!(seen.udp.get(&ESP).copied() > Some(0), "no ESP: {seen:?}");
-    Ok(())
-}
-
-/// Packets that were dropped because a key was not where it should be, by cause.
-fn key_faults(cluster: &Cluster, host: usize, other: usize) -> Result<u64> {
-    let drops = peer(cluster, host, other)?["drops"].clone();
-    let strays = cluster.json(host, "status")?["encryption"]["strays"].clone();
-    let causes = [
-        "unknown_spi",
-        "auth_failed",
-        "too_old",
-        "replayed",
-        "no_key",
-    ];
-    let count = |of: &Value| -> u64 { causes.iter().filter_map(|name| of[name].as_u64()).sum() };
-    Ok(count(&drops) + count(&strays))
-}
 
 fn an_agent_is_killed() -> Result<()> {
     let cluster = encrypted(&options(2)?)?;
@@ -222,28 +126,6 @@ fn replaced_under_load() -> Result<()> {
         "{report:?}"
     );
     sealed(watch)
-}
-
-fn server(
-    cluster: &Cluster,
-    host: usize,
-    endpoint: &str,
-) -> Result<weft_cluster_tests::cluster::Running> {
-    let spec = weft_agent::lab::ServeSpec {
-        name: endpoint.to_owned(),
-        port: SERVER,
-    };
-    let args = weft_agent::lab::Host::serve_args(&spec)?;
-    let name = format!("{endpoint}.web");
-    let mut argv = vec!["weft", "exec", &name, "--", "weft"];
-    argv.extend(args.iter().map(String::as_str));
-    let running = cluster.spawn(host, &argv)?;
-    let to = SocketAddr::new(address(cluster, endpoint)?, SERVER);
-    eventually("the server answers", || {
-        let spec = weft_agent::lab::FetchSpec { to, count: 1 };
-        Ok(cluster.host(host)?.fetch(Some(&name), &spec)?)
-    })?;
-    Ok(running)
 }
 
 fn a_process_dies() -> Result<()> {
@@ -409,6 +291,7 @@ fn a_peer_is_blocked() -> Result<()> {
 }
 
 fn another_data_path() -> Result<()> {
+    may_make_devices()?;
     let cluster = Cluster::unformed(2)?;
     // Containers' packets go by other addresses than the agents speak at.
     for host in 1..=2 {
@@ -464,6 +347,7 @@ table ip translator {
 }";
 
 fn a_node_is_translated() -> Result<()> {
+    may_make_devices()?;
     let cluster = Cluster::with(&options(2)?)?;
     let rules = format!("nft -f - <<'END'\n{TRANSLATOR}\nEND\n");
     cluster.sh(2, &["sh", "-c", &rules])?;
