@@ -186,6 +186,8 @@ pub struct Inner {
     pub alias: Option<String>,
     /// Largest number of segments in one super-packet.
     pub gso_max_segs: u32,
+    /// Smallest size in bytes that is too large for one.
+    pub gso_max_size: u32,
     /// IPv6 is turned off on it (`disable_ipv6`), so that it takes no IPv6 address.
     pub ipv6_off: bool,
     /// Addresses with their prefix lengths, link-local ones included.

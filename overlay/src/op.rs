@@ -20,10 +20,24 @@ pub const SWITCHES: [(&str, &str); 4] = [
     ("ipv6/conf/default/addr_gen_mode", "1"),
 ];
 
-/// Segments of one super-packet that a container may send. At the MSS of a 1450 byte MTU three of
+/// Segments of one super-packet that an interface may send. At the MSS of a 1450 byte MTU three of
 /// 31 segments are one 128 KiB write, which otherwise ends in a tail of one and a bit segments with
 /// its own trip through the stack: 13 % of the throughput of one stream here.
 pub const GSO_MAX_SEGS: u32 = 31;
+
+/// Bytes from which a super-packet is too large for it: the kernel's default (`GSO_LEGACY_MAX_SIZE`).
+pub const GSO_MAX_SIZE: u32 = 65_536;
+
+/// Segments of one super-packet on an interface by which a host forwards ([`forwards`](crate::LocalEndpoint::forwards)): the
+/// kernel's default. What comes to it has up to 46 segments, and one with more than an interface takes
+/// is cut to single ones by the CPU (`gso_features_check` in `net/core/dev.c`), then and on every hop
+/// that follows: a fifth of the throughput of one stream was left here.
+pub const FORWARDED_GSO_MAX_SEGS: u32 = 65_535;
+
+/// Bytes from which a frame is cut by the CPU on such an interface. What a network card put together
+/// may be an IP packet of 65,535 bytes, and would leave no number for the length of the tunnel's: 50 bytes
+/// of it are IPv4, UDP, VXLAN and the inner Ethernet header.
+pub const FORWARDED_GSO_MAX_SIZE: u32 = 65_535 - 50 + 14 + 1;
 
 /// Outer hop limit. Fixed, so that it does not tell the inner one's.
 pub const OUTER_TTL: u8 = 64;
@@ -220,6 +234,8 @@ pub struct InnerChange {
     pub alias: Option<String>,
     /// See [`GSO_MAX_SEGS`].
     pub gso_max_segs: Option<u32>,
+    /// See [`GSO_MAX_SIZE`].
+    pub gso_max_size: Option<u32>,
     /// Turn IPv6 on, on this interface alone.
     pub ipv6: bool,
     /// Set it up.

@@ -55,6 +55,9 @@ pub struct LocalEndpoint {
     pub mac: Mac,
     /// Addresses of that interface with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Whether the namespace passes on what others send, as a host does; such packets are as large
+    /// as their sender made them.
+    pub forwards: bool,
 }
 
 /// An endpoint on another node.

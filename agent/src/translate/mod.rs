@@ -192,6 +192,7 @@ fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
         ifname: endpoint.ifname.clone(),
         mac: mac(endpoint.mac),
         addresses: vec![with_prefix(network, endpoint.ipv4)],
+        forwards: false,
     }
 }
 

@@ -242,6 +242,9 @@ pub(crate) fn set_inner(index: u32, wanted: &InnerChange) -> Vec<Request> {
     if let Some(segments) = wanted.gso_max_segs {
         first = first.append_extra_attribute(LinkAttribute::GsoMaxSegs(segments));
     }
+    if let Some(bytes) = wanted.gso_max_size {
+        first = first.append_extra_attribute(LinkAttribute::GsoMaxSize(bytes));
+    }
     let mut requests = vec![change(first.build())];
     if wanted.raise {
         requests.push(change(link().up().build()));

@@ -162,6 +162,7 @@ fn inside(
         up: ours.link.up,
         alias: ours.link.alias,
         gso_max_segs: ours.gso_max_segs,
+        gso_max_size: ours.gso_max_size,
         ipv6_off: ours.ipv6_off,
     };
     Ok((state, Some(inner)))

@@ -28,6 +28,7 @@ pub(crate) struct LinkView {
     pub(crate) learning: bool,
     pub(crate) isolated: bool,
     pub(crate) gso_max_segs: u32,
+    pub(crate) gso_max_size: u32,
     /// IPv6 is turned off on it.
     pub(crate) ipv6_off: bool,
     /// Index of a veth's other end, in its namespace.
@@ -77,6 +78,7 @@ impl LinkView {
             }
             LinkAttribute::Controller(index) => self.controller = Some(index),
             LinkAttribute::GsoMaxSegs(segments) => self.gso_max_segs = segments,
+            LinkAttribute::GsoMaxSize(bytes) => self.gso_max_size = bytes,
             LinkAttribute::Link(index) => self.peer = Some(index),
             LinkAttribute::LinkNetNsId(id) => self.other_namespace = Some(id),
             LinkAttribute::AfSpecUnspec(families) => {

@@ -4,7 +4,9 @@ use ipnet::IpNet;
 
 use super::{Planner, Target, joined, link_change, names};
 use crate::observed::{Inner, Link, Membership, Peer};
-use crate::op::{GSO_MAX_SEGS, InnerChange, Op};
+use crate::op::{
+    FORWARDED_GSO_MAX_SEGS, FORWARDED_GSO_MAX_SIZE, GSO_MAX_SEGS, GSO_MAX_SIZE, InnerChange, Op,
+};
 use crate::spec::LocalEndpoint;
 
 impl<'a> Planner<'a> {
@@ -85,10 +87,16 @@ impl<'a> Planner<'a> {
         // The MTU first: an interface below 1280 bytes takes no IPv6 address (RFC 8200 section 5).
         let alias = names::alias(id);
         let mtu = self.spec.mtu;
+        let (segments, size) = if local.forwards {
+            (FORWARDED_GSO_MAX_SEGS, FORWARDED_GSO_MAX_SIZE)
+        } else {
+            (GSO_MAX_SEGS, GSO_MAX_SIZE)
+        };
         let change = InnerChange {
             mac: (inner.mac != local.mac).then_some(local.mac),
             mtu: (inner.mtu != mtu).then_some(mtu),
-            gso_max_segs: (inner.gso_max_segs != GSO_MAX_SEGS).then_some(GSO_MAX_SEGS),
+            gso_max_segs: (inner.gso_max_segs != segments).then_some(segments),
+            gso_max_size: (inner.gso_max_size != size).then_some(size),
             // Container runtimes turn IPv6 off where none of their own networks has it.
             ipv6: inner.ipv6_off && wanted.iter().any(|net| net.addr().is_ipv6()),
             raise: !inner.up,

@@ -256,6 +256,7 @@ fn set_inner(inner: &mut Inner, change: &InnerChange) {
     inner.mac = change.mac.unwrap_or(inner.mac);
     inner.mtu = change.mtu.unwrap_or(inner.mtu);
     inner.gso_max_segs = change.gso_max_segs.unwrap_or(inner.gso_max_segs);
+    inner.gso_max_size = change.gso_max_size.unwrap_or(inner.gso_max_size);
     inner.alias = change.alias.clone().or(inner.alias.take());
     inner.ipv6_off &= !change.ipv6;
     inner.up |= change.raise;

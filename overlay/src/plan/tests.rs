@@ -68,12 +68,13 @@ fn any_endpoint() -> impl Strategy<Value = String> {
 
 prop_compose! {
     fn any_local()(ifname in any_ifname(), mac in any_mac(), nets in vec(any_net(), 0..3),
-                   inode in 1u64..9) -> LocalEndpoint {
+                   inode in 1u64..9, forwards: bool) -> LocalEndpoint {
         LocalEndpoint {
             netns: NetnsRef { path: "/x".into(), device: 4, inode },
             ifname,
             mac,
             addresses: nets,
+            forwards,
         }
     }
 }
@@ -149,12 +150,13 @@ prop_compose! {
 
 prop_compose! {
     fn any_inner()(ifname in any_ifname(), mac in any_mac(), mtu in any_mtu(), up: bool,
-                   gso_max_segs in prop_oneof![Just(31u32), Just(65_535)], ipv6_off: bool,
+                   gso_max_segs in prop_oneof![Just(31u32), Just(65_535)],
+                   gso_max_size in prop_oneof![Just(65_500u32), Just(65_536)], ipv6_off: bool,
                    alias in option::of(any_endpoint()),
                    addresses in btree_set(any_net(), 0..4)) -> Inner {
         let addresses =
             addresses.into_iter().filter(|net| net.addr().is_ipv4() || !ipv6_off).collect();
-        Inner { ifname, mac, mtu, up, gso_max_segs, ipv6_off, addresses,
+        Inner { ifname, mac, mtu, up, gso_max_segs, gso_max_size, ipv6_off, addresses,
                 alias: alias.map(|id| names::alias(&id)) }
     }
 }

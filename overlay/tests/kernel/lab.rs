@@ -232,6 +232,7 @@ pub(crate) fn local(container: &Path, n: u8) -> LocalEndpoint {
             format!("{}/24", address(n)).parse().unwrap(),
             format!("{}/64", address6(n)).parse().unwrap(),
         ],
+        forwards: false,
     }
 }
 
@@ -310,7 +311,8 @@ impl Capture {
 
     pub(crate) fn take(&self) -> Vec<Frame> {
         let mut frames = Vec::new();
-        let mut buffer = [0; 2048];
+        // Packets of many segments, too.
+        let mut buffer = vec![0; 1 << 16];
         loop {
             match (&self.socket).read(&mut buffer) {
                 Ok(length) => frames.push(Frame(buffer[..length].to_vec())),

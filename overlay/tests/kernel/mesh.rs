@@ -1,9 +1,11 @@
 //! The hosts themselves as endpoints of a network: the way between the nodes of an ingress.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use weft_netns::Netns;
-use weft_overlay::{LocalEndpoint, Overlay, OverlayConfig, SandboxSpec, Scope, Spec};
+use weft_overlay::{LocalEndpoint, Mac, Overlay, OverlayConfig, SandboxSpec, Scope, Spec};
 
 use crate::lab::*;
 use crate::wire::{LONG, assert_unicast, inner};
@@ -18,6 +20,10 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         comes_and_goes,
     ),
     ("an_agents_own_namespace_can_be_an_endpoint", own_namespace),
+    (
+        "what_a_host_forwards_crosses_the_mesh_uncut",
+        forwards_super_packets,
+    ),
 ];
 
 const MESH: &str = "wf-ingress";
@@ -26,6 +32,7 @@ const MESH: &str = "wf-ingress";
 fn host_endpoint(host: &Path, n: u8) -> LocalEndpoint {
     LocalEndpoint {
         ifname: MESH.to_owned(),
+        forwards: true,
         ..local(host, n)
     }
 }
@@ -149,4 +156,86 @@ fn own_namespace() {
         overlay.reconcile(&Spec::new(), Scope::All).await;
         assert_eq!(link_names(here), before);
     });
+}
+
+/// A packet of many segments that comes from beyond a host enters the mesh as one: cut there, each
+/// segment would have its own trip through all that follows.
+fn forwards_super_packets() {
+    run(async {
+        let lab = Lab::new();
+        let (hosts, specs) = mesh(&lab);
+        settle(&hosts, &specs).await;
+        let client = lab.namespace("client");
+        beyond(&hosts[0].netns, &client, &hosts[1].netns);
+        for to in [IpAddr::V4(address(3)), address6(3)] {
+            assert!(pings(&client, to), "{to}");
+            let [came, went] = largest_frames(&client, &hosts, to, 46 * SEGMENT);
+            assert!(came > 46 * SEGMENT, "{to}: frames of {came} bytes");
+            assert_eq!(went, came, "{to}: cut");
+            // An IP packet that is valid, but with the tunnel's headers would be none.
+            let [came, went] = largest_frames(&client, &hosts, to, 65_470);
+            assert!(came > 65_470, "{to}: frames of {came} bytes");
+            assert!(went < 2 * SEGMENT, "{to}: a frame of {went} bytes");
+        }
+    });
+}
+
+/// Bytes of a segment.
+const SEGMENT: usize = 1309;
+
+/// Puts `client` beyond one host, which forwards for it; the other knows the way back.
+fn beyond(entry: &Path, client: &Path, other: &Path) {
+    let peer = client.display();
+    sh(
+        entry,
+        &format!("ip link add c0 type veth peer name c0 netns {peer}"),
+    );
+    for (netns, n) in [(entry, 1), (client, 2)] {
+        sh(
+            netns,
+            &format!(
+                "ip addr add 192.0.2.{n}/24 dev c0
+                 ip addr add 2001:db8::{n}/64 dev c0 nodad
+                 ip link set c0 up"
+            ),
+        );
+    }
+    sh(
+        client,
+        "ip route add default via 192.0.2.1; ip -6 route add default via 2001:db8::1",
+    );
+    sh(
+        entry,
+        "echo 1 > /proc/sys/net/ipv4/ip_forward
+         echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+    );
+    let back = [address(2).into(), address6(2)];
+    for (net, via) in ["192.0.2.0/24", "2001:db8::/64"].iter().zip(back) {
+        sh(other, &format!("ip route add {net} via {via}"));
+    }
+}
+
+/// Sends so many bytes from the client as one packet of segments. Returns the sizes of the largest
+/// frames of it that come to the first host, and that go from there into the mesh.
+fn largest_frames(client: &Path, hosts: &[Host; 2], to: IpAddr, bytes: usize) -> [usize; 2] {
+    let to = SocketAddr::new(to, 9000);
+    let server = Netns::open(&hosts[1].netns).unwrap().udp(to).unwrap();
+    server.set_read_timeout(Some(LONG)).unwrap();
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let sender = Netns::open(client).unwrap();
+    let sender = sender.udp(any.parse().unwrap()).unwrap();
+    setsockopt(&sender, UdpGsoSegment, &(SEGMENT as i32)).unwrap();
+    let capture = Capture::start(&hosts[0].netns);
+    sender.send_to(&vec![7; bytes], to).unwrap();
+    let (mut arrived, mut buffer) = (0, [0; 2 * SEGMENT]);
+    while arrived < bytes {
+        arrived += server.recv(&mut buffer).unwrap();
+    }
+    let frames = capture.take();
+    let entry = link(&hosts[0].netns, "c0")["address"].to_string();
+    let entry: Mac = entry.trim_matches('"').parse().unwrap();
+    [entry, mac(3)].map(|mac| {
+        let theirs = frames.iter().filter(|frame| frame.0[..6] == mac.0);
+        theirs.map(|frame| frame.0.len()).max().unwrap_or_default()
+    })
 }

@@ -187,6 +187,7 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
                 .ok()?
                 .into(),
         ],
+        forwards: true,
     };
     let remotes = others(view, local).filter_map(|node| {
         let address = node.ingress?;
