@@ -107,6 +107,7 @@ const WRONG: &[(bool, &str)] = &[
     (true, "ip link set eth0 mtu 1200"),
     (true, "ip link set eth0 address 02:00:00:00:00:07"),
     (true, "ip link set eth0 gso_max_segs 60"),
+    (true, "ip link set eth0 gso_max_size 60000"),
     (true, "ip link set eth0 down; ip link set eth0 name gone0"),
     (true, "ip link set eth0 alias nonsense"),
     (true, "ip addr del 10.0.1.2/24 dev eth0"),
