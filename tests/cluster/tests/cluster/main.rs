@@ -32,7 +32,7 @@ mod t72_published;
 mod t80_encrypted;
 mod t81_wire;
 mod t82_keys;
-mod t83_review;
+mod t83_upsets;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         t80_encrypted::CASES,
         t81_wire::CASES,
         t82_keys::CASES,
-        t83_review::CASES,
+        t83_upsets::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {
