@@ -64,6 +64,7 @@ const ROUTES: &[&str] = &[
     "POST /v1/endpoints",
     "GET /v1/endpoints/{endpoint}",
     "PATCH /v1/endpoints/{endpoint}",
+    "PATCH /v1/networks/{network}",
     "DELETE /v1/endpoints/{endpoint}",
     "GET /v1/services",
     "POST /v1/services",
@@ -231,6 +232,8 @@ fn nonsense_on_the_socket() -> Result<()> {
             400,
         ),
         ("PATCH", "/v1/endpoints/a.web", "{\"weight\":-1}", 400),
+        ("PATCH", "/v1/networks/web", "{\"encrypted\":1}", 400),
+        ("PATCH", "/v1/networks/nope", "{\"encrypted\":true}", 404),
         ("POST", "/v1/services", "{}", 400),
         ("POST", "/v1/services", "{\"name\":\"s\"}", 400),
         (
