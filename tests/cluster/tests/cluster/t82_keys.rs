@@ -153,7 +153,7 @@ fn a_process_dies() -> Result<()> {
         })?;
     }
     let report = ping.finish()?;
-    ensure!(report.received > 10, "{report:?}");
+    ensure!(report.received > 0, "{report:?}");
     sealed(watch)
 }
 
