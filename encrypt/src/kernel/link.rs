@@ -7,6 +7,8 @@ use netlink_sys::protocols::NETLINK_XFRM;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
 use weft_netns::Netns;
+/// A request that failed: netlink says so in one way, whatever the request is about.
+pub use weft_netns::rtnl::RtnlError as XfrmError;
 use zeroize::Zeroizing;
 
 use super::message::Message;
@@ -30,46 +32,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const DATAGRAM_MAX: usize = 64 * 1024;
 /// A dump during which something changed is taken again this often at most.
 const DUMP_ATTEMPTS: usize = 4;
-
-/// A request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum XfrmError {
-    /// The kernel refused it.
-    #[error("{}", words(*errno, text))]
-    Refused {
-        /// Its error number.
-        errno: i32,
-        /// Its words; empty when it has none.
-        text: String,
-    },
-    /// The socket failed.
-    #[error("netlink: {0}")]
-    Socket(String),
-}
-
-impl XfrmError {
-    pub(super) fn errno(&self) -> Option<i32> {
-        match self {
-            Self::Refused { errno, .. } => Some(*errno),
-            Self::Socket(_) => None,
-        }
-    }
-}
-
-impl From<io::Error> for XfrmError {
-    fn from(error: io::Error) -> Self {
-        Self::Socket(error.to_string())
-    }
-}
-
-fn words(errno: i32, text: &str) -> String {
-    let errno = io::Error::from_raw_os_error(errno);
-    if text.is_empty() {
-        errno.to_string()
-    } else {
-        format!("{text}: {errno}")
-    }
-}
 
 /// An XFRM socket in one network namespace.
 #[derive(Debug)]
