@@ -65,7 +65,10 @@ use sender::Sender;
 
 /// Earlier sessions that are remembered, so that none comes back. A session comes with a connection
 /// of the agents, of which a peer has one at a time; this is many times what could cross.
-const PAST_SESSIONS: usize = 64;
+///
+/// One that is forgotten would be taken for a new one, and its keys would be used again: whoever has
+/// closed a session must not have its secrets any more.
+pub const PAST_SESSIONS: usize = 64;
 
 /// The agreement with one peer on the keys of one network class.
 ///

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use weft_encrypt::esp::Spi;
 use weft_encrypt::keys::Epoch;
 use weft_encrypt::rotation::{
-    Action, KeyId, MAX_EPOCHS, Moment, Offer, Rotation, SessionId, Status, Timing,
+    Action, KeyId, MAX_EPOCHS, Moment, Offer, PAST_SESSIONS, Rotation, SessionId, Status, Timing,
 };
 use weft_fuzz::Input;
 
@@ -17,10 +17,22 @@ fuzz_target!(|data: &[u8]| {
     let mut rotation = Rotation::new(Timing::default());
     let (mut now, mut left) = (Moment::default(), VecDeque::new());
     let (mut made, mut accepted, mut next_spi) = (BTreeSet::new(), BTreeSet::new(), 0x1000);
+    let mut sessions = BTreeSet::new();
     while !input.is_empty() {
         let before = rotation.outbound();
         let actions = match input.byte() % 8 {
-            0 => rotation.handle_session(now, session(&mut input)),
+            0 => {
+                let session = session(&mut input);
+                // The secrets of a session end with its connection: one that was replaced so long
+                // ago that it is forgotten cannot come back.
+                if sessions.len() < PAST_SESSIONS {
+                    sessions.insert(session);
+                }
+                match sessions.contains(&session) {
+                    true => rotation.handle_session(now, session),
+                    false => continue,
+                }
+            }
             1 => rotation.handle_rekey_due(now),
             2 => {
                 now = now.after(Duration::from_millis(input.short().into()));
