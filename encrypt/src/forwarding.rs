@@ -13,6 +13,7 @@
 //! opened: [`ecn::decapsulate`], then [`crate::offload::Coalescer`] with no mark.
 
 mod arp;
+mod dropped;
 pub mod ecn;
 mod neighbour;
 #[cfg(test)]
@@ -21,9 +22,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+pub use dropped::{DropCounters, Dropped};
 
 use crate::offload::frame::Frame;
+use crate::path::RemoteSpec;
 
 /// MAC address.
 pub type Mac = [u8; 6];
@@ -37,15 +39,6 @@ pub const MAX_FLOOD: usize = 8192;
 /// Bytes of the longest answer: Ethernet, IPv6, neighbour advertisement with one option.
 pub const ANSWER: usize = 14 + 40 + 24 + 8;
 const ETHERNET: usize = 14;
-
-/// An endpoint on another node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remote {
-    /// Addresses that ARP and neighbour discovery are answered for.
-    pub addresses: Vec<IpAddr>,
-    /// Tunnel end of its node.
-    pub tunnel_end: IpAddr,
-}
 
 /// Where the frames of one network go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,23 +78,6 @@ pub enum Decision<'a> {
     Drop(Dropped),
 }
 
-/// Why a frame from the bridge goes nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Dropped {
-    /// Not even an Ethernet header.
-    #[error("frame is shorter than an ethernet header")]
-    Short,
-    /// No endpoint has this MAC address: the bridge does not know it either, and floods.
-    #[error("no endpoint on another node has the destination mac address")]
-    UnknownDestination,
-    /// Asked was for an address that no endpoint on another node has.
-    #[error("address asked for is of no endpoint on another node")]
-    UnknownNeighbour,
-    /// Broadcast or multicast, in a network that has none.
-    #[error("network copies no broadcasts and multicasts: --multicast does")]
-    NotFlooded,
-}
-
 /// How an ARP request or neighbour solicitation is answered.
 enum Question {
     /// The frame is none.
@@ -118,7 +94,7 @@ impl Table {
     /// # Errors
     /// See [`TableError`].
     pub fn new(
-        remotes: &BTreeMap<Mac, Remote>,
+        remotes: &BTreeMap<Mac, RemoteSpec>,
         flood: &BTreeSet<IpAddr>,
     ) -> Result<Self, TableError> {
         if remotes.len() > MAX_REMOTES || flood.len() > MAX_FLOOD {
@@ -135,7 +111,7 @@ impl Table {
             if remote.addresses.len() > MAX_ADDRESSES {
                 return Err(TableError::TooLarge);
             }
-            table.forwarding.insert(*mac, remote.tunnel_end);
+            table.forwarding.insert(*mac, remote.vtep);
             for address in &remote.addresses {
                 let before = table.neighbours.insert(*address, *mac);
                 if before.is_some_and(|other| other != *mac) {

@@ -4,7 +4,10 @@
 //! [`PathSpec`] is complete and holds no keys. Keys are installed one by one
 //! ([`crate::rotation::Action`]) and are in no value that can be printed or kept.
 
+mod port;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,8 @@ use crate::esp::Spi;
 use crate::offload::RejectionCounters;
 use crate::rotation::KeyId;
 use crate::{InboundCounters, OutboundCounters};
+
+pub use port::{PortSpec, PortState, RemoteSpec};
 
 /// UDP port of ESP in UDP (RFC 3948 section 2).
 pub const ESP_PORT: u16 = 4500;
@@ -30,6 +35,35 @@ pub struct PathSpec {
     pub underlay_mtu: u32,
     /// Peers by tunnel end. Packets to and from anybody else are dropped.
     pub peers: BTreeMap<IpAddr, PeerSpec>,
+    /// How the user-space path gets the frames of containers.
+    #[serde(default)]
+    pub form: Form,
+    /// Ports by VNI, in [`Form::Port`]: frames of a network without one are dropped. None in
+    /// [`Form::Vxlan`].
+    #[serde(default)]
+    pub ports: BTreeMap<u32, PortSpec>,
+}
+
+/// How the user-space path gets the frames of containers, and gives them theirs. Both forms put the
+/// same bytes on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// In VXLAN, from and to the kernel's VXLAN devices: one device of the host takes what they
+    /// send. Linux 6.17 and later.
+    #[default]
+    Vxlan,
+    /// As they are, from and to a port of each network's bridge; VXLAN is made in user space.
+    Port,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Vxlan => "vxlan",
+            Self::Port => "port",
+        })
+    }
 }
 
 /// A peer.
@@ -68,6 +102,15 @@ pub struct PathState {
     /// Packets that were opened and that the kernel did not take.
     #[serde(default)]
     pub undelivered: u64,
+    /// Packets that were opened, of a network that the peer shares and that has no open port.
+    #[serde(default)]
+    pub no_port: u64,
+    /// Which form of the user-space path runs, if one does.
+    #[serde(default)]
+    pub form: Option<Form>,
+    /// Ports of the specification, by VNI.
+    #[serde(default)]
+    pub ports: BTreeMap<u32, PortState>,
     /// Why the path does not carry anything, if so.
     pub error: Option<String>,
 }

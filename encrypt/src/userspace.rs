@@ -27,7 +27,8 @@ mod tap;
 mod transmit;
 
 pub use hand_over::{HandedOver, HandedOverState};
-pub use tap::IFNAME;
+pub use probe::probe_form;
+pub use tap::{IFNAME, PORT_IFNAME};
 
 use std::fmt;
 use std::io::{self, PipeWriter};
@@ -40,7 +41,7 @@ use std::thread::{self, JoinHandle};
 use crate::esp::Spi;
 use crate::keys::SaKey;
 use crate::offload::outer::Wrapper;
-use crate::path::{PathSpec, PathState, SaName};
+use crate::path::{Form, PathSpec, PathState, SaName};
 use crate::sa::{InboundSa, InsertError, Limits, OutboundSa};
 
 use engine::{Engine, Shared};
@@ -72,6 +73,9 @@ pub enum StartError {
         "super-packets of udp tunnels do not pass taps of this kernel (Linux 6.17 and later): {0}"
     )]
     Probe(String),
+    /// The form is not one that can be carried.
+    #[error("form {0} of the data path cannot be carried yet: vxlan can")]
+    Form(Form),
     /// The UDP socket.
     #[error("udp socket at {local} cannot be used: {source}")]
     Socket {
@@ -147,6 +151,9 @@ impl Userspace {
         threads: usize,
     ) -> Result<Self, StartError> {
         let local = SocketAddr::new(spec.local, spec.esp_port);
+        if spec.form != Form::Vxlan {
+            return Err(StartError::Form(spec.form));
+        }
         let (tables, pairs) = match from {
             None => (
                 Tables::new(spec),

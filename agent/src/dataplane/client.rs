@@ -71,7 +71,7 @@ impl Link {
     /// When it refuses ([`ErrorKind::Other`]), or has gone. Then the connection is of no more use.
     pub(crate) async fn esp(&mut self, spec: PathSpec, path: EspPath) -> io::Result<PathState> {
         match call(&mut self.stream, &Request::Esp { spec, path }).await? {
-            Response::Esp(state) => Ok(state),
+            Response::Esp(state) => Ok(*state),
             other => Err(unexpected(&other)),
         }
     }

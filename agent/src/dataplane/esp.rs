@@ -283,13 +283,15 @@ fn state(inner: &Inner) -> PathState {
 
 /// Whether one can become the other with its sockets and keys.
 fn is_same_place(one: &PathSpec, other: &PathSpec) -> bool {
-    let place = |spec: &PathSpec| (spec.local, spec.esp_port, spec.inner_port);
+    let place = |spec: &PathSpec| (spec.local, spec.esp_port, spec.inner_port, spec.form);
     place(one) == place(other)
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use weft_encrypt::path::Form;
 
     use super::*;
 
@@ -303,6 +305,8 @@ mod tests {
             inner_port: 4790,
             underlay_mtu: 1500,
             peers: BTreeMap::new(),
+            form: Form::Vxlan,
+            ports: BTreeMap::new(),
         };
         let why = esp.want(spec, EspPath::Userspace).unwrap_err();
         assert!(why.contains("another process"), "{why}");

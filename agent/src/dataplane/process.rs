@@ -259,7 +259,7 @@ impl Work {
                 Response::State(self.relay.state())
             }
             Request::Esp { spec, path } => match self.esp.want(spec, path) {
-                Ok(state) => Response::Esp(state),
+                Ok(state) => Response::Esp(Box::new(state)),
                 Err(why) => Response::Refused(why),
             },
             Request::InstallInbound(name, key) => {

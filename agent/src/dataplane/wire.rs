@@ -126,7 +126,7 @@ pub(crate) enum Response {
     /// It does not, and why.
     Refused(String),
     /// What it carries of encrypted networks.
-    Esp(PathState),
+    Esp(Box<PathState>),
     /// It is done.
     Done,
     /// What it has carried, if it has, and how many descriptors follow.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec};
 use weft_raft::model::{NetworkId, Node, NodeId, NodeStatus, View};
 
 use super::services::published;
@@ -40,6 +40,8 @@ pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<En
         inner_port: inner_port(cluster),
         underlay_mtu: here.underlay_mtu,
         peers: BTreeMap::new(),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     };
     let mut networks: BTreeMap<NodeId, PeerSpec> = BTreeMap::new();
     let mut takes_part = false;

@@ -8,7 +8,7 @@ use weft_encrypt::esp::Spi;
 use weft_encrypt::host::{Host, HostSpec, Mode};
 use weft_encrypt::keys::{Epoch, SaKey};
 use weft_encrypt::mtu::{Family, endpoint_mtu};
-use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
 use weft_encrypt::userspace::Userspace;
 
@@ -39,6 +39,8 @@ pub(crate) fn userspace(world: &World, name: &'static str) -> Result<Subject, St
             inner_port: INNER_PORT,
             underlay_mtu: world.mtu,
             peers: BTreeMap::from([(peer, PeerSpec { networks })]),
+            form: Form::Vxlan,
+            ports: BTreeMap::new(),
         };
         let path = host.run(|| Userspace::start(spec, None));
         paths.push(path.map_err(|error| error.to_string())?);

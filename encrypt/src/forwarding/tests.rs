@@ -18,9 +18,9 @@ const ASKER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 const SOLICITED_NODE: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 7);
 
 fn table(flood: &[IpAddr]) -> Table {
-    let remote = Remote {
+    let remote = RemoteSpec {
         addresses: vec!["10.0.0.7".parse().unwrap(), WEB6.into()],
-        tunnel_end: END,
+        vtep: END,
     };
     Table::new(
         &BTreeMap::from([(WEB, remote)]),
@@ -256,9 +256,9 @@ fn frames_go_where_their_address_is_and_nowhere_else() {
 #[test]
 fn tables_that_cannot_be_are_refused() {
     let make = |mac: Mac, addresses: Vec<IpAddr>| {
-        let remote = Remote {
+        let remote = RemoteSpec {
             addresses,
-            tunnel_end: END,
+            vtep: END,
         };
         Table::new(&BTreeMap::from([(mac, remote)]), &BTreeSet::new()).err()
     };
@@ -272,9 +272,9 @@ fn tables_that_cannot_be_are_refused() {
         make(WEB, vec![END; MAX_ADDRESSES + 1]),
         Some(TableError::TooLarge)
     );
-    let remote = Remote {
+    let remote = RemoteSpec {
         addresses: vec![END],
-        tunnel_end: END,
+        vtep: END,
     };
     let twice = BTreeMap::from([(WEB, remote.clone()), (ASKER, remote.clone())]);
     assert_eq!(
@@ -282,7 +282,7 @@ fn tables_that_cannot_be_are_refused() {
         Err(TableError::Twice(END))
     );
     let mac = |n: usize| [2, 0, 0, (n >> 16) as u8, (n >> 8) as u8, n as u8];
-    let none = Remote {
+    let none = RemoteSpec {
         addresses: vec![],
         ..remote
     };

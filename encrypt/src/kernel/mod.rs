@@ -38,7 +38,7 @@ use weft_netns::Netns;
 
 use crate::esp::Spi;
 use crate::keys::SaKey;
-use crate::path::{ESP_PORT, Inbound, Outbound, PathSpec, PathState, PeerState, SaName};
+use crate::path::{ESP_PORT, Form, Inbound, Outbound, PathSpec, PathState, PeerState, SaName};
 use crate::sa::Limits;
 use crate::userspace::sys;
 use crate::{InboundCounters, OutboundCounters};
@@ -272,6 +272,8 @@ pub fn remove_left(run_dir: &Path) -> Result<(), KernelError> {
         inner_port: 0,
         underlay_mtu: 0,
         peers: BTreeMap::new(),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     };
     let mut inner = Inner {
         netns,

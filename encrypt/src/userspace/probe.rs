@@ -45,6 +45,15 @@ const SEGMENT: usize = 100;
 /// Ethernet, IPv4 and TCP headers.
 const HEADERS: usize = 14 + 20 + 20;
 
+/// The form of the user-space path that this kernel takes. Blocks for some milliseconds, and for
+/// some seconds where nothing arrives.
+///
+/// # Errors
+/// Why it takes none, in words.
+pub fn probe_form() -> Result<crate::path::Form, String> {
+    probe().map(|()| crate::path::Form::Vxlan)
+}
+
 /// Tries it out.
 ///
 /// # Errors

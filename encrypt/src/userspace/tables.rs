@@ -230,6 +230,7 @@ impl Tables {
             strays: self.inbound.strays(),
             rejected: *lock(&self.rejected),
             undelivered: self.undelivered.load(Relaxed),
+            form: Some(self.spec.form),
             ..PathState::default()
         };
         for (end, peer) in &self.peers {

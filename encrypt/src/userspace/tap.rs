@@ -9,6 +9,8 @@ use super::sys::{self, flags};
 
 /// Name of the device.
 pub const IFNAME: &str = "wf-esp";
+/// Name of the device of [`Form::Port`](crate::path::Form::Port) in a network's sandbox.
+pub const PORT_IFNAME: &str = "esp0";
 /// Bytes of the header before every frame: `virtio_net_hdr_v1_hash_tunnel` (linux/virtio_net.h).
 pub(super) const VNET_HEADER: usize = 24;
 /// Longest frame, that header included: Ethernet and an IP packet of 65,535 bytes.

@@ -12,7 +12,7 @@ use weft_encrypt::esp::Spi;
 use weft_encrypt::host::{Host as Guard, HostSpec, Mode};
 use weft_encrypt::kernel::Kernel;
 use weft_encrypt::keys::{Epoch, SaKey};
-use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
 
 use super::ns::{DEADLINE, Ns, ip, join};
@@ -181,6 +181,8 @@ fn host(ns: Ns, underlay: Underlay, index: usize) -> Host {
         inner_port: INNER,
         underlay_mtu: 1500,
         peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     };
     for command in [
         // What user space wraps has no inner checksum over IPv6 either.

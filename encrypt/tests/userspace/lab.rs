@@ -11,7 +11,7 @@ use rtnetlink::LinkUnspec;
 use weft_encrypt::esp::Spi;
 use weft_encrypt::host::TAP_QUEUE;
 use weft_encrypt::keys::{Epoch, SaKey};
-use weft_encrypt::path::{ESP_PORT, PathSpec, PeerSpec, SaName};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
 use weft_encrypt::userspace::{IFNAME, Userspace};
 use weft_test_netns::{DEADLINE, Ns, ip, join};
@@ -166,6 +166,8 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
         inner_port: INNER_PORT,
         underlay_mtu: shape.underlay_mtu,
         peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     };
     let path = ns.run(|| Userspace::start_with(spec.clone(), None, shape.threads).unwrap());
     let host = Host {

@@ -7,7 +7,7 @@ use std::thread;
 
 use weft_encrypt::InboundCounters;
 use weft_encrypt::esp::Spi;
-use weft_encrypt::path::{ESP_PORT, PathSpec};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec};
 use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
 
 use weft_test_netns::ip;
@@ -175,6 +175,8 @@ pub(crate) fn without_the_device_it_says_so() {
         inner_port: INNER_PORT,
         underlay_mtu: 1500,
         peers: BTreeMap::new(),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     };
     let refused = Userspace::start(spec, None).err().unwrap().to_string();
     assert!(

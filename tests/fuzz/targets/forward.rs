@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use weft_encrypt::forwarding::{ANSWER, Decision, Remote, Table, ecn, source_port};
+use weft_encrypt::forwarding::{ANSWER, Decision, Table, ecn, source_port};
+use weft_encrypt::path::RemoteSpec;
 
 fuzz_target!(|data: &[u8]| {
     let Some((tos, frame)) = data.split_first() else {
@@ -16,9 +17,9 @@ fuzz_target!(|data: &[u8]| {
     let remotes: BTreeMap<_, _> = [3u8, 4]
         .map(|number| {
             let v6 = [0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()];
-            let remote = Remote {
+            let remote = RemoteSpec {
                 addresses: vec![[10, 0, 1, number].into(), v6.into()],
-                tunnel_end: ends[usize::from(number) - 3],
+                vtep: ends[usize::from(number) - 3],
             };
             ([2, 0x42, 10, 0, 1, number], remote)
         })

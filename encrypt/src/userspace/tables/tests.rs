@@ -3,6 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::esp::{HEADROOM, TAILROOM};
 use crate::keys::{Epoch, SaKey};
+use crate::path::Form;
 use crate::rotation::{KeyId, SessionId};
 use crate::sa::Limits;
 use crate::userspace::HandedOverState;
@@ -18,6 +19,8 @@ fn spec() -> PathSpec {
         inner_port: 4790,
         underlay_mtu: 1500,
         peers: [(PEER, PeerSpec { networks })].into(),
+        form: Form::Vxlan,
+        ports: BTreeMap::new(),
     }
 }
 
