@@ -25,7 +25,7 @@ use futures_util::stream;
 use thiserror::Error;
 use weft_netns::Netns;
 
-pub use spec::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Spec, Vtep};
+pub use spec::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Spec, Tunnel, Vtep};
 
 /// Where an [`Overlay`] keeps what it makes.
 #[derive(Clone, Debug)]

@@ -37,6 +37,8 @@ pub struct Sandbox {
     pub bridge: Option<Bridge>,
     /// `vxlan0`, if it is a VXLAN device.
     pub vxlan: Option<Vxlan>,
+    /// `esp0`, if it is a TAP device.
+    pub tap: Option<Tap>,
     /// veths that are named as an endpoint's, by name.
     pub ports: BTreeMap<String, Port>,
     /// Links that are in the way: of the wrong kind under one of our names, or further VXLAN
@@ -98,6 +100,15 @@ pub struct Vxlan {
     pub forwards: BTreeSet<Forward>,
     /// Whom it answers ARP and neighbour discovery for.
     pub neighbours: BTreeMap<IpAddr, Neighbour>,
+}
+
+/// A TAP device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tap {
+    /// As a link.
+    pub link: Link,
+    /// As a bridge port.
+    pub member: Membership,
 }
 
 /// What of a VXLAN device can only be chosen when it is made.

@@ -217,6 +217,8 @@ pub struct LinkChange {
     pub quiet: bool,
     /// Become a port of this bridge.
     pub bridge: Option<String>,
+    /// Be no bridge's port.
+    pub leave: bool,
     /// As a bridge port, do not learn.
     pub stop_learning: bool,
     /// Set it up.

@@ -22,9 +22,8 @@ pub struct SandboxSpec {
     pub mtu: u32,
     /// This node's end of the tunnels.
     pub vtep: Vtep,
-    /// Whether there are tunnels. Without, this node's endpoints reach one another and nobody else:
-    /// no frame leaves the node, and none that arrives is taken.
-    pub tunnel: bool,
+    /// How frames get to and from other nodes.
+    pub tunnel: Tunnel,
     /// Broadcast and multicast are copied to every member node.
     pub multicast: bool,
     /// Endpoints on this node, by endpoint id.
@@ -33,6 +32,21 @@ pub struct SandboxSpec {
     pub remotes: BTreeMap<Mac, Remote>,
     /// Tunnel ends of the other member nodes; used when `multicast` is set.
     pub flood: BTreeSet<IpAddr>,
+}
+
+/// How frames of a network get to and from other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tunnel {
+    /// Not at all: this node's endpoints reach one another and nobody else. No frame leaves the node,
+    /// and none that arrives is taken.
+    Closed,
+    /// By a VXLAN device of the kernel.
+    Vxlan,
+    /// By a program that has opened the TAP device [`TAP`](crate::plan::names::TAP) in the sandbox, and
+    /// does there what a VXLAN device would: answers for remote endpoints, copies what floods. As long
+    /// as there is no such device, this is as [`Closed`](Self::Closed).
+    Port,
 }
 
 /// A node's end of the tunnels.

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use weft_netns::Identity;
 use weft_overlay::guard::Guard;
 use weft_overlay::host::{HostError, HostMonitor};
-use weft_overlay::{NetnsRef, Overlay, ReconcileReport, SandboxSpec, Scope, Spec};
+use weft_overlay::{NetnsRef, Overlay, ReconcileReport, SandboxSpec, Scope, Spec, Tunnel};
 use weft_raft::command::Command;
 use weft_raft::control::ControlPlane;
 use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
@@ -506,7 +506,7 @@ impl Reconciler {
             if let Some(mut sandbox) = self.sandbox(network, node) {
                 self.drop_of_earlier_boots(&mut sandbox.locals);
                 if let Err(why) = self.may_tunnel(network) {
-                    sandbox.tunnel = false;
+                    sandbox.tunnel = Tunnel::Closed;
                     closed.insert(network.to_string(), why);
                 }
                 spec.insert(network.to_string(), sandbox);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_encrypt::mtu::{Family, TooNarrow};
-use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Vtep};
+use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Tunnel, Vtep};
 use weft_raft::model::{
     Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View,
 };
@@ -69,7 +69,7 @@ pub(crate) fn sandbox(
         vni: network.vni.get(),
         mtu: network_mtu(view, index, network, Some(local)),
         vtep: vtep(cluster, network, here),
-        tunnel: true,
+        tunnel: Tunnel::Vxlan,
         multicast: network.multicast,
         locals,
         remotes,

@@ -207,7 +207,10 @@ fn an_encrypted_network_has_a_port_and_an_mtu_of_its_own() {
     let index = Index::of(&view);
     let here = NodeId::new([1; 10]);
     let spec = sandbox(&view, &index, NetworkId::new([1; 10]), here).unwrap();
-    assert_eq!((spec.vtep.port, spec.mtu, spec.tunnel), (4790, 1408, true));
+    assert_eq!(
+        (spec.vtep.port, spec.mtu, spec.tunnel),
+        (4790, 1408, Tunnel::Vxlan)
+    );
     let over_ipv6 = Node {
         data_path_addr: "2001:db8::3".parse().unwrap(),
         ..node(3, 1500)

@@ -194,6 +194,8 @@ pub(crate) fn set_link(name: &str, wanted: &LinkChange, bridge: Option<u32>) -> 
     if let Some(alias) = &wanted.alias {
         first = first.alias(alias.as_str());
     }
+    // No bridge has the number zero, which takes a link out of the one that it is in.
+    let bridge = bridge.or(wanted.leave.then_some(0));
     if let Some(bridge) = bridge {
         first = first.controller(bridge);
     }

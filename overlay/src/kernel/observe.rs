@@ -15,7 +15,7 @@ use super::view::{EntryView, LinkView, address, link_query};
 use crate::ApplyError;
 use crate::observed::{
     Bridge, EndpointNamespace, Forward, Inner, Membership, Namespace, Neighbour, Observed, Peer,
-    Port, Sandbox, Vxlan,
+    Port, Sandbox, Tap, Vxlan,
 };
 use crate::op::SWITCHES;
 use crate::plan::names;
@@ -201,6 +201,10 @@ fn sort_link(sandbox: &mut Sandbox, link: &LinkView, bridge: Option<u32>, host: 
                 neighbours: BTreeMap::new(),
             });
         }
+        Some(InfoKind::Tun) if name == names::TAP => {
+            let link = link.link.clone();
+            sandbox.tap = Some(Tap { link, member });
+        }
         Some(InfoKind::Veth) if name.starts_with(names::PREFIX) => {
             let port = Port {
                 link: link.link.clone(),
@@ -212,7 +216,7 @@ fn sort_link(sandbox: &mut Sandbox, link: &LinkView, bridge: Option<u32>, host: 
         Some(InfoKind::Vxlan) => {
             sandbox.strays.insert(name);
         }
-        _ if matches!(name.as_str(), names::BRIDGE | names::VXLAN)
+        _ if matches!(name.as_str(), names::BRIDGE | names::VXLAN | names::TAP)
             || name.starts_with(names::PREFIX) =>
         {
             sandbox.strays.insert(name);

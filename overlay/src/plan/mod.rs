@@ -12,11 +12,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::observed::{
-    Bridge, EndpointNamespace, Link, Membership, Namespace, Observed, Peer, Port, Sandbox, Vxlan,
-    VxlanFixed,
+    Bridge, EndpointNamespace, Link, Membership, Namespace, Observed, Peer, Port, Sandbox, Tap,
+    Vxlan, VxlanFixed,
 };
 use crate::op::{LinkChange, OUTER_TTL, Op};
-use crate::spec::SandboxSpec;
+use crate::spec::{SandboxSpec, Tunnel};
 
 pub use faults::{endpoint_faults, network_fault};
 
@@ -52,6 +52,7 @@ pub fn plan(id: &str, spec: Option<&SandboxSpec>, observed: &Observed) -> Vec<Op
     planner.clear_the_way();
     planner.bridge();
     planner.vxlan();
+    planner.tap();
     planner.tables();
     planner.locals();
     planner.ops
@@ -59,7 +60,8 @@ pub fn plan(id: &str, spec: Option<&SandboxSpec>, observed: &Observed) -> Vec<Op
 
 /// The VXLAN device goes first: that frees its VNI and port in the host's namespace even if the
 /// sandbox's namespace lives on because somebody is looking into it. The veths go one by one, so
-/// that the containers' ends are gone when this is done; the end of a namespace is asynchronous.
+/// that the containers' ends are gone when this is done; the end of a namespace is asynchronous. So
+/// does the TAP device: the program that has it open holds the namespace.
 fn removal(namespace: &Namespace, ops: &mut Vec<Op>) {
     let delete = |name: &String| Op::DeleteLink { name: name.clone() };
     match namespace {
@@ -68,6 +70,9 @@ fn removal(namespace: &Namespace, ops: &mut Vec<Op>) {
         Namespace::Present(sandbox) => {
             if sandbox.vxlan.is_some() {
                 ops.push(delete(&names::VXLAN.to_owned()));
+            }
+            if sandbox.tap.is_some() {
+                ops.push(delete(&names::TAP.to_owned()));
             }
             ops.extend(sandbox.strays.iter().map(delete));
             ops.extend(sandbox.ports.keys().map(delete));
@@ -117,6 +122,8 @@ struct Planner<'a> {
     ports: BTreeMap<&'a str, &'a Port>,
     /// The VXLAN device, if it stays.
     vxlan: Option<&'a Vxlan>,
+    /// The TAP device, if it is there and to be used.
+    tap: Option<&'a Tap>,
     ops: Vec<Op>,
 }
 
@@ -136,7 +143,7 @@ impl<'a> Planner<'a> {
         };
         // The outer address family is that of the device's socket, and so cannot change either.
         let vxlan = sandbox.vxlan.as_ref().filter(|vxlan| {
-            spec.tunnel
+            spec.tunnel == Tunnel::Vxlan
                 && vxlan.fixed == fixed
                 && vxlan
                     .local
@@ -170,7 +177,17 @@ impl<'a> Planner<'a> {
             targets,
             ports,
             vxlan,
+            tap: sandbox.tap.as_ref().filter(|_| spec.tunnel == Tunnel::Port),
             ops,
+        }
+    }
+
+    /// The port of the bridge that remote endpoints are behind.
+    fn way_out(&self) -> Option<&'static str> {
+        match self.spec.tunnel {
+            Tunnel::Closed => None,
+            Tunnel::Vxlan => Some(names::VXLAN),
+            Tunnel::Port => self.tap.map(|_| names::TAP),
         }
     }
 
@@ -191,6 +208,14 @@ impl<'a> Planner<'a> {
             .chain(unwanted)
             .map(|name| Op::DeleteLink { name: name.clone() });
         self.ops.extend(names);
+        let tap = self.sandbox.tap.as_ref();
+        let leave = self.tap.is_none() && tap.is_some_and(|tap| tap.member.bridged);
+        // It is its program's to remove.
+        let change = LinkChange {
+            leave,
+            ..LinkChange::default()
+        };
+        self.set_link(names::TAP, None, change);
     }
 
     fn bridge(&mut self) {
@@ -216,7 +241,7 @@ impl<'a> Planner<'a> {
     }
 
     fn vxlan(&mut self) {
-        if !self.spec.tunnel {
+        if self.spec.tunnel != Tunnel::Vxlan {
             return;
         }
         let name = names::VXLAN.to_owned();
@@ -244,6 +269,13 @@ impl<'a> Planner<'a> {
             joined(change, Membership::default())
         };
         self.set_link(names::VXLAN, None, change);
+    }
+
+    fn tap(&mut self) {
+        if let Some(tap) = self.tap {
+            let change = link_change(self.spec.mtu, names::alias(self.id), &tap.link);
+            self.set_link(names::TAP, None, joined(change, tap.member));
+        }
     }
 
     fn set_link(&mut self, name: &str, endpoint: Option<&str>, change: LinkChange) {

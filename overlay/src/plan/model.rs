@@ -112,6 +112,7 @@ fn entry(sandbox: &mut Sandbox, op: &Op) {
         Op::SetStation { port, mac, .. } => {
             let bridged = match port.as_str() {
                 names::VXLAN => sandbox.vxlan.as_ref().is_some_and(|v| v.member.bridged),
+                names::TAP => sandbox.tap.as_ref().is_some_and(|t| t.member.bridged),
                 port => sandbox.ports.get(port).is_some_and(|p| p.member.bridged),
             };
             assert!(bridged, "{op}: no port of the bridge");
@@ -171,7 +172,8 @@ fn delete(sandbox: &mut Sandbox, name: &str) {
     let stray = sandbox.strays.remove(name);
     let port = sandbox.ports.remove(name).is_some();
     let vxlan = name == names::VXLAN && sandbox.vxlan.take().is_some();
-    assert!(stray || port || vxlan, "{name} is not there");
+    let tap = name == names::TAP && sandbox.tap.take().is_some();
+    assert!(stray || port || vxlan || tap, "{name} is not there");
     sandbox.stations.retain(|_, port| port != name);
 }
 
@@ -213,6 +215,10 @@ fn set_link(sandbox: &mut Sandbox, name: &str, change: &LinkChange) {
             let vxlan = sandbox.vxlan.as_mut().expect("a VXLAN device");
             (&mut vxlan.link, Some(&mut vxlan.member))
         }
+        names::TAP => {
+            let tap = sandbox.tap.as_mut().expect("a TAP device");
+            (&mut tap.link, Some(&mut tap.member))
+        }
         port => {
             let port = sandbox.ports.get_mut(port).expect("the port");
             (&mut port.link, Some(&mut port.member))
@@ -223,6 +229,10 @@ fn set_link(sandbox: &mut Sandbox, name: &str, change: &LinkChange) {
     link.quiet |= change.quiet;
     link.up |= change.raise;
     if let Some(member) = member {
+        if change.leave {
+            *member = Membership::default();
+            sandbox.stations.retain(|_, port| port != name);
+        }
         if change.bridge.is_some() {
             assert!(has_bridge, "{name}: no bridge to join");
             *member = Membership {

@@ -12,6 +12,9 @@ pub const BRIDGE: &str = "br0";
 /// The VXLAN device of a sandbox.
 pub const VXLAN: &str = "vxlan0";
 
+/// The TAP device of a sandbox; whoever carries the network's frames makes it.
+pub const TAP: &str = "esp0";
+
 /// Characters of an endpoint id that fit an interface name behind [`PREFIX`]: `IFNAMSIZ` is 16 with
 /// the closing zero. 13 characters of base32 are 65 bits.
 const ID_CHARACTERS: usize = 13;

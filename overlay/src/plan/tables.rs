@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use super::{Planner, Target, names};
 use crate::observed::{Forward, Neighbour};
 use crate::op::Op;
-use crate::spec::Mac;
+use crate::spec::{Mac, Tunnel};
 
 impl Planner<'_> {
     /// Brings the VXLAN device's and the bridge's tables into shape, except for what is behind ports
@@ -40,18 +40,19 @@ impl Planner<'_> {
     fn stays(&self, port: &str) -> bool {
         match port {
             names::VXLAN => self.vxlan.is_some(),
+            names::TAP => self.tap.is_some(),
             names::BRIDGE => true,
             port => self.ports.contains_key(port),
         }
     }
 
     /// A MAC address of a remote endpoint that is not one of ours too: an endpoint that has moved
-    /// here is here. Without a tunnel nobody is remote.
+    /// here is here. Without a way out nobody is remote.
     fn remote_macs(&self) -> BTreeMap<Mac, IpAddr> {
         let locals: BTreeSet<Mac> = self.spec.locals.values().map(|l| l.mac).collect();
         let remotes = self.spec.remotes.iter();
         remotes
-            .filter(|(mac, _)| self.spec.tunnel && !locals.contains(mac))
+            .filter(|(mac, _)| self.way_out().is_some() && !locals.contains(mac))
             .map(|(mac, remote)| (*mac, remote.vtep))
             .collect()
     }
@@ -72,22 +73,29 @@ impl Planner<'_> {
             });
         let missing = remotes
             .keys()
-            .filter(|mac| self.station(**mac).is_none_or(|port| port != names::VXLAN))
-            .map(|mac| Op::SetStation {
-                port: names::VXLAN.to_owned(),
-                endpoint: None,
-                mac: *mac,
+            .filter(|mac| self.station(**mac).map(String::as_str) != self.way_out())
+            .filter_map(|mac| {
+                let port = self.way_out()?.to_owned();
+                let (endpoint, mac) = (None, *mac);
+                Some(Op::SetStation {
+                    port,
+                    endpoint,
+                    mac,
+                })
             });
         let ops: Vec<Op> = unwanted.chain(missing).collect();
         self.ops.extend(ops);
     }
 
     fn forwards(&mut self) {
+        if self.spec.tunnel != Tunnel::Vxlan {
+            return;
+        }
         let mut wanted: BTreeMap<Mac, BTreeSet<Forward>> = BTreeMap::new();
         for (mac, vtep) in self.remote_macs() {
             wanted.insert(mac, BTreeSet::from([Forward::to(mac, vtep)]));
         }
-        if self.spec.tunnel && self.spec.multicast && !self.spec.flood.is_empty() {
+        if self.spec.multicast && !self.spec.flood.is_empty() {
             let all = self.spec.flood.iter();
             let all = all.map(|vtep| Forward::to(Mac::ZERO, *vtep)).collect();
             wanted.insert(Mac::ZERO, all);
@@ -142,6 +150,9 @@ impl Planner<'_> {
     }
 
     fn neighbours(&mut self) {
+        if self.spec.tunnel != Tunnel::Vxlan {
+            return;
+        }
         let locals: BTreeSet<IpAddr> = self
             .spec
             .locals
@@ -153,7 +164,7 @@ impl Planner<'_> {
         for (mac, remote) in &self.spec.remotes {
             for address in &remote.addresses {
                 // Answering for an endpoint of ours would send its neighbours elsewhere.
-                if self.spec.tunnel && !locals.contains(address) && !local_macs.contains(mac) {
+                if !locals.contains(address) && !local_macs.contains(mac) {
                     wanted.entry(*address).or_insert(Neighbour {
                         mac: *mac,
                         permanent: true,

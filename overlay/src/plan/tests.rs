@@ -85,13 +85,21 @@ prop_compose! {
     }
 }
 
+fn any_tunnel() -> impl Strategy<Value = Tunnel> {
+    prop_oneof![
+        1 => Just(Tunnel::Closed),
+        3 => Just(Tunnel::Vxlan),
+        2 => Just(Tunnel::Port),
+    ]
+}
+
 prop_compose! {
     fn any_spec()(
         vni in 4096u32..4098,
         mtu in any_mtu(),
         local in any_vtep(),
         port in 4789u16..4791,
-        (tunnel, multicast) in (proptest::bool::weighted(0.8), any::<bool>()),
+        (tunnel, multicast) in (any_tunnel(), any::<bool>()),
         locals in btree_map(any_endpoint(), any_local(), 0..4),
         remotes in btree_map(any_mac(), any_remote(), 0..5),
         flood in btree_set(any_vtep(), 0..3),
@@ -173,15 +181,18 @@ prop_compose! {
         tuned: bool,
         bridge in option::weighted(0.8, (any_link(), any::<bool>())),
         vxlan in option::weighted(0.8, any_vxlan()),
+        tap in option::of((any_link(), any_member())),
         ports in btree_map(any_endpoint(), any_port(), 0..4),
-        strays in btree_set(prop_oneof![Just("vxlan0"), Just("br0"), Just("vx9")], 0..2),
+        strays in btree_set(prop_oneof![Just("vxlan0"), Just("br0"), Just("esp0"), Just("vx9")], 0..2),
         stations in btree_map(any_mac(), prop_oneof![
-            any_endpoint().prop_map(|id| names::port(&id)), Just("vxlan0".to_owned())], 0..5),
+            any_endpoint().prop_map(|id| names::port(&id)), Just("vxlan0".to_owned()),
+            Just("esp0".to_owned())], 0..5),
     ) -> Sandbox {
         let mut sandbox = Sandbox {
             tuned,
             bridge: bridge.map(|(link, plain)| Bridge { link, plain }),
             vxlan,
+            tap: tap.map(|(link, member)| Tap { link, member }),
             ports: ports.into_iter().map(|(id, port)| (names::port(&id), port)).collect(),
             strays: strays.into_iter().map(str::to_owned).collect(),
             stations,
@@ -199,16 +210,21 @@ fn make_possible(sandbox: &mut Sandbox) {
     if sandbox.vxlan.is_some() {
         sandbox.strays.remove(names::VXLAN);
     }
+    if sandbox.tap.is_some() {
+        sandbox.strays.remove(names::TAP);
+    }
     let bridged = sandbox.bridge.is_some();
     let members = sandbox.ports.values_mut().map(|port| &mut port.member);
-    for member in members.chain(sandbox.vxlan.as_mut().map(|v| &mut v.member)) {
+    let members = members.chain(sandbox.vxlan.as_mut().map(|v| &mut v.member));
+    for member in members.chain(sandbox.tap.as_mut().map(|t| &mut t.member)) {
         member.bridged &= bridged;
         member.learning &= member.bridged;
     }
     let is_port = |name: &String| {
         let port = sandbox.ports.get(name).is_some_and(|p| p.member.bridged);
         let vxlan = sandbox.vxlan.as_ref().is_some_and(|v| v.member.bridged);
-        port || (name == names::VXLAN && vxlan)
+        let tap = sandbox.tap.as_ref().is_some_and(|t| t.member.bridged);
+        port || (name == names::VXLAN && vxlan) || (name == names::TAP && tap)
     };
     sandbox.stations.retain(|_, port| is_port(port));
     if let Some(vxlan) = &mut sandbox.vxlan {
@@ -326,9 +342,12 @@ fn check(spec: &SandboxSpec, kernel: &Observed) {
         panic!("{:?}", kernel.namespace);
     };
     assert!(sandbox.tuned && sandbox.strays.is_empty() && kernel.host_links.is_empty());
-    assert_eq!(sandbox.vxlan.is_some(), spec.tunnel);
+    assert_eq!(sandbox.vxlan.is_some(), spec.tunnel == Tunnel::Vxlan);
     if let Some(vxlan) = &sandbox.vxlan {
         check_tunnel(spec, sandbox, vxlan);
+    }
+    if let Some(tap) = &sandbox.tap {
+        check_tap(spec, sandbox, tap);
     }
     check_locals(spec, kernel, sandbox);
 }
@@ -355,6 +374,21 @@ fn check_tunnel(spec: &SandboxSpec, sandbox: &Sandbox, vxlan: &Vxlan) {
             Some(names::VXLAN)
         );
     }
+}
+
+fn check_tap(spec: &SandboxSpec, sandbox: &Sandbox, tap: &Tap) {
+    assert_eq!(tap.member.bridged, spec.tunnel == Tunnel::Port);
+    if !tap.member.bridged {
+        return;
+    }
+    assert!(!tap.member.learning && tap.link.up && tap.link.quiet && tap.link.mtu == spec.mtu);
+    let local_macs: BTreeSet<Mac> = spec.locals.values().map(|l| l.mac).collect();
+    let behind: BTreeSet<Mac> = { sandbox.stations.iter() }
+        .filter(|(_, port)| *port == names::TAP)
+        .map(|(mac, _)| *mac)
+        .collect();
+    let remotes: BTreeSet<Mac> = spec.remotes.keys().copied().collect();
+    assert_eq!(behind, &remotes - &local_macs);
 }
 
 fn check_locals(spec: &SandboxSpec, kernel: &Observed, sandbox: &Sandbox) {
@@ -406,7 +440,7 @@ fn large() -> SandboxSpec {
             local: vtep(9),
             port: 4789,
         },
-        tunnel: true,
+        tunnel: Tunnel::Vxlan,
         multicast: false,
         locals: BTreeMap::new(),
         remotes: (0..5_000).map(remote).collect(),
@@ -474,13 +508,56 @@ fn without_a_tunnel_endpoints_stay_and_nothing_else_does() {
     let mut spec = large();
     let mut kernel = Observed::default();
     settle(Some(&spec), &mut kernel);
-    spec.tunnel = false;
+    spec.tunnel = Tunnel::Closed;
     let ops = settle(Some(&spec), &mut kernel);
     let gone = Op::DeleteLink {
         name: names::VXLAN.to_owned(),
     };
     assert_eq!(ops, [gone]);
-    spec.tunnel = true;
+    spec.tunnel = Tunnel::Vxlan;
     settle(Some(&spec), &mut kernel);
     check(&spec, &kernel);
+}
+
+/// Where a network becomes an encrypted one that a program carries: nothing goes by the old way when
+/// the new one is opened, and the device's absence is nothing to mend.
+#[test]
+fn the_tunnel_goes_before_a_tap_becomes_the_way_out() {
+    let mut spec = large();
+    let mut kernel = Observed::default();
+    settle(Some(&spec), &mut kernel);
+    spec.tunnel = Tunnel::Port;
+    let mut without = kernel.clone();
+    let ops = settle(Some(&spec), &mut without);
+    let gone = Op::DeleteLink {
+        name: names::VXLAN.to_owned(),
+    };
+    assert_eq!(ops, std::slice::from_ref(&gone));
+    assert_eq!(plan(NETWORK, Some(&spec), &without), vec![]);
+    check(&spec, &without);
+
+    let opened = |kernel: &mut Observed| {
+        let Namespace::Present(sandbox) = &mut kernel.namespace else {
+            panic!("no sandbox");
+        };
+        sandbox.tap = Some(Tap::default());
+    };
+    opened(&mut kernel);
+    let ops = settle(Some(&spec), &mut kernel);
+    assert_eq!(ops.first(), Some(&gone));
+    check(&spec, &kernel);
+    opened(&mut without);
+    settle(Some(&spec), &mut without);
+    assert_eq!(without, kernel);
+
+    spec.tunnel = Tunnel::Vxlan;
+    let ops = settle(Some(&spec), &mut kernel);
+    let leaves = matches!(&ops[0], Op::SetLink { name, change, .. }
+        if name == names::TAP && change.leave);
+    assert!(leaves, "{:?}", ops[0]);
+    check(&spec, &kernel);
+    let ops = settle(None, &mut kernel);
+    assert!(ops.contains(&Op::DeleteLink {
+        name: names::TAP.to_owned()
+    }));
 }

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use weft_netns::Netns;
 use weft_overlay::{
     LocalEndpoint, Mac, NetnsRef, Overlay, OverlayConfig, ReconcileReport, Remote, SandboxSpec,
-    Scope, Spec, Vtep,
+    Scope, Spec, Tunnel, Vtep,
 };
 
 pub(crate) const NETWORK: &str = "netaaaaaaaaaaaaa";
@@ -215,7 +215,7 @@ pub(crate) fn sandbox_spec(host: u8) -> SandboxSpec {
             local: vtep(host),
             port: VXLAN_PORT,
         },
-        tunnel: true,
+        tunnel: Tunnel::Vxlan,
         multicast: false,
         locals: BTreeMap::new(),
         remotes: BTreeMap::new(),

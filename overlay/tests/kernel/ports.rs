@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use weft_netns::Netns;
-use weft_overlay::Spec;
+use weft_overlay::{Spec, Tunnel};
 
 use crate::lab::*;
 use crate::wire::LONG;
@@ -24,6 +24,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         "without_a_tunnel_nothing_leaves_and_local_traffic_goes_on",
         without_a_tunnel,
     ),
+    ("a_tap_is_the_way_out_as_soon_as_it_is_there", a_tap),
 ];
 
 /// The port after VXLAN's, which encrypted networks have.
@@ -219,7 +220,7 @@ fn without_a_tunnel() {
         pair.settle().await;
         assert!(pings(&pair.containers[0], address(3)) && pings(&neighbour, address(2)));
         let local = RunningPing::start(&neighbour, address(2));
-        pair.specs[0].tunnel = false;
+        pair.specs[0].tunnel = Tunnel::Closed;
         pair.settle().await;
         assert!(!link_names(&pair.hosts[0].sandbox()).contains("vxlan0"));
         let capture = Capture::start(&pair.hosts[0].netns);
@@ -228,10 +229,53 @@ fn without_a_tunnel() {
         assert_eq!(ping(&pair.containers[1], address(2), 3, SHORT), 0);
         assert_eq!(sent_by(&capture), [0; 0]);
         assert!(!says(&heard, 3), "a frame came in");
-        pair.specs[0].tunnel = true;
+        pair.specs[0].tunnel = Tunnel::Vxlan;
         pair.settle().await;
         assert!(pings(&pair.containers[0], address(3)));
         let (sent, lost) = local.stop();
         assert!(lost == 0, "{lost} of {sent} lost between neighbours");
+    });
+}
+
+/// What a sandbox's links and entries are like where a program carries the frames. The program is not
+/// here: that frames come out of the device takes one that has it open.
+fn a_tap() {
+    run(async {
+        let mut pair = Pair::new();
+        pair.settle().await;
+        pair.specs[0].tunnel = Tunnel::Port;
+        pair.specs[0].mtu = 1408;
+        pair.settle().await;
+        let sandbox = pair.hosts[0].sandbox();
+        assert!(!link_names(&sandbox).contains("vxlan0"));
+        let behind_tap = || {
+            sh(
+                &sandbox,
+                "bridge fdb show dev esp0 | grep -c static || true",
+            )
+        };
+        for round in 0..2 {
+            sh(&sandbox, "ip tuntap add dev esp0 mode tap");
+            let ops = pair.hosts[0].settle(&pair.spec(0)).await;
+            assert!(ops > 0, "round {round}");
+            let tap = link(&sandbox, "esp0");
+            assert_eq!((&tap["master"], &tap["mtu"]), (&"br0".into(), &1408.into()));
+            let flags = tap["flags"].as_array().unwrap();
+            assert!(flags.contains(&"UP".into()), "{flags:?}");
+            assert_eq!(tap["linkinfo"]["info_slave_data"]["learning"], false);
+            assert_eq!(tap["inet6_addr_gen_mode"], "none");
+            assert_eq!(behind_tap().trim(), "1");
+            // As where the program ends, and another one opens the device anew.
+            sh(&sandbox, "ip link del esp0");
+            assert_eq!(pair.hosts[0].settle(&pair.spec(0)).await, 0);
+        }
+        sh(&sandbox, "ip tuntap add dev esp0 mode tap");
+        pair.settle().await;
+        // Not weft's to remove while the network is there, but no way out any more.
+        pair.specs[0].tunnel = Tunnel::Vxlan;
+        pair.settle().await;
+        assert!(link(&sandbox, "esp0")["master"].is_null());
+        assert!(pings(&pair.containers[0], address(3)));
+        pair.hosts[0].settle(&Spec::new()).await;
     });
 }

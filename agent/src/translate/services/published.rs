@@ -17,7 +17,7 @@ use weft_lb::spec::{self as lb, Address, Backend, Family, Ports, ServiceKey, Spe
 use weft_netns::Identity;
 use weft_overlay::gateway::layout::HOST_END as GATEWAY_IF;
 use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6, host_addresses};
-use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec};
+use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Tunnel};
 use weft_raft::model::{
     Endpoint, MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort,
     Scheduler, Service, SourceMode, View,
@@ -201,7 +201,7 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
         vni: network.vni.get(),
         mtu: mesh_mtu(view),
         vtep: vtep(cluster, network, here),
-        tunnel: true,
+        tunnel: Tunnel::Vxlan,
         multicast: false,
         locals: [(local.to_string(), endpoint)].into(),
         remotes: remotes.collect(),
