@@ -11,13 +11,28 @@
 //!  UDP socket, port 4500  --- ESP in UDP --- UDP socket, port 4500
 //! ```
 //!
-//! The device is there as long as a process holds it; rule, route and what else the host has to
+//! Where the kernel has no such super-packets (before Linux 6.17), each network's bridge has a TAP
+//! `esp0` as a port instead, whose frames are wrapped here ([`Form::Port`]):
+//!
+//! ```text
+//!  bridge of the network  --- super-packets of 64 KiB --- bridge of the network
+//!        v  esp0, in the sandbox                               ^  esp0, in the sandbox
+//!  looked up, wrapped in VXLAN, sealed                   opened, put together
+//!        v                                                     |
+//!  UDP socket, port 4500  ---------- ESP in UDP ---------- UDP socket, port 4500
+//! ```
+//!
+//! A device is there as long as a process holds it; rule, route and what else the host has to
 //! have for it are not this module's. Nothing leaves without a key: what cannot be sealed is
 //! dropped and counted.
 
 mod engine;
+mod error;
 mod hand_over;
 mod keepalive;
+mod open;
+mod port;
+mod ports;
 mod probe;
 mod receive;
 mod socket;
@@ -26,105 +41,45 @@ mod tables;
 mod tap;
 mod transmit;
 
+pub use error::{PathError, StartError};
 pub use hand_over::{HandedOver, HandedOverState};
 pub use probe::probe_form;
 pub use tap::{IFNAME, PORT_IFNAME};
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, PipeWriter};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::esp::Spi;
 use crate::keys::SaKey;
-use crate::offload::outer::Wrapper;
 use crate::path::{Form, PathSpec, PathState, SaName};
-use crate::sa::{InboundSa, InsertError, Limits, OutboundSa};
+use crate::sa::{InboundSa, Limits, OutboundSa};
 
-use engine::{Engine, Shared};
+use engine::{Engine, Shared, Source};
+use open::Opened;
+use ports::Ports;
 use socket::EspSocket;
-use tables::Tables;
-use tap::Tap;
 
 /// Cores from which on there is a thread for each. With fewer, one thread is the fastest: what it
 /// forwards for needs cores, too.
 const MANY_CORES: usize = 4;
 /// Most threads.
 const MOST_THREADS: usize = 16;
-/// Source address of the frames that the kernel gets: locally administered, and not the TAP's.
-const PEER_MAC: [u8; 6] = [0x02, 0x77, 0x66, 0xff, 0xff, 0xff];
-
-/// Why the data path could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The TAP.
-    #[error("tap {IFNAME} cannot be used: {what}: {source}")]
-    Tap {
-        /// What was refused.
-        what: &'static str,
-        /// By the kernel.
-        source: io::Error,
-    },
-    /// Super-packets of UDP tunnels do not pass.
-    #[error(
-        "super-packets of udp tunnels do not pass taps of this kernel (Linux 6.17 and later): {0}"
-    )]
-    Probe(String),
-    /// The form is not one that can be carried.
-    #[error("form {0} of the data path cannot be carried yet: vxlan can")]
-    Form(Form),
-    /// The UDP socket.
-    #[error("udp socket at {local} cannot be used: {source}")]
-    Socket {
-        /// Where it was to be bound.
-        local: SocketAddr,
-        /// By the kernel.
-        source: io::Error,
-    },
-    /// A thread or a pipe to it.
-    #[error("thread of the data path cannot be started: {0}")]
-    Thread(io::Error),
-    /// What an earlier process handed over.
-    #[error("what was handed over cannot be gone on with: {0}")]
-    HandOver(PathError),
-}
-
-/// Why a change was refused. Nothing has changed then.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
-    /// The peer is not one.
-    #[error("{0} is not a peer of the specification: only those are")]
-    UnknownPeer(IpAddr),
-    /// The association was not taken in.
-    #[error(transparent)]
-    Insert(#[from] InsertError),
-    /// The key is not newer than the one that is sealed with.
-    #[error(
-        "key was sealed with already, or is older than the one that is: a later epoch is needed"
-    )]
-    UsedKey,
-    /// The tunnel end is another.
-    #[error("the data path is at {local}, port {port}: it has to be started again to move")]
-    Moved {
-        /// Where it is.
-        local: IpAddr,
-        /// At which port.
-        port: u16,
-    },
-    /// State that was handed over is damaged.
-    #[error("state has keys, windows or descriptors of a wrong size or number")]
-    BadState,
-}
-
 /// A data path that runs, until it is dropped or [handed over](Userspace::hand_over).
 ///
 /// Changes are in effect when the call returns. They wait for a batch of packets at most.
 pub struct Userspace {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<(Tap, EspSocket)>>,
+    threads: Vec<JoinHandle<(Source, EspSocket)>>,
+    /// How many threads it has, or is to have.
+    sockets: usize,
+    /// Held by whoever changes what it is to be.
+    changing: Mutex<()>,
     /// Closed to end the threads.
     end: Option<PipeWriter>,
 }
@@ -150,35 +105,26 @@ impl Userspace {
         from: Option<HandedOver>,
         threads: usize,
     ) -> Result<Self, StartError> {
-        let local = SocketAddr::new(spec.local, spec.esp_port);
-        if spec.form != Form::Vxlan {
-            return Err(StartError::Form(spec.form));
-        }
-        let (tables, pairs) = match from {
-            None => (
-                Tables::new(spec),
-                open(local, threads.clamp(1, MOST_THREADS))?,
-            ),
-            Some(from) => adopt(&spec, from)?,
+        let Opened {
+            tables,
+            pairs,
+            config,
+        } = match from {
+            None => Opened::open(&spec, threads.clamp(1, MOST_THREADS))?,
+            Some(from) => Opened::adopt(&spec, from)?,
         };
         let (reader, writer) = io::pipe().map_err(StartError::Thread)?;
         let mut path = Self {
             shared: Arc::new(Shared::new(tables)),
             threads: Vec::new(),
+            sockets: pairs.len(),
+            changing: Mutex::new(()),
             end: Some(writer),
         };
+        path.want(&spec).map_err(StartError::HandOver)?;
         for (index, pair) in pairs.into_iter().enumerate() {
-            let mac = pair.0.hardware_address();
-            let wrapper = Wrapper {
-                source_mac: PEER_MAC,
-                mac: mac.map_err(|source| StartError::Tap {
-                    what: "its address",
-                    source,
-                })?,
-                local: local.ip(),
-            };
             let end = reader.try_clone().map_err(StartError::Thread)?;
-            let engine = Engine::new(pair, end, index == 0, wrapper);
+            let engine = Engine::new(pair, end, index == 0, config);
             let shared = Arc::clone(&path.shared);
             let thread = thread::Builder::new()
                 .name(format!("esp-{index}"))
@@ -191,10 +137,31 @@ impl Userspace {
 
     /// Takes over another specification. Keys with peers that are no longer in it are erased.
     ///
+    /// Ports that are not open are tried; packets go on meanwhile.
+    ///
     /// # Errors
-    /// [`PathError::Moved`].
+    /// [`PathError::Moved`], [`PathError::OtherForm`].
     pub fn want(&self, spec: &PathSpec) -> Result<(), PathError> {
-        self.shared.write().want(spec)
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = BTreeMap::new();
+        let wanted = match spec.form {
+            Form::Vxlan => &none,
+            Form::Port => &spec.ports,
+        };
+        let needed = {
+            let tables = self.shared.read();
+            tables.check(spec)?;
+            tables.ports.needed(wanted)
+        };
+        let made = Ports::make(wanted, &needed, self.sockets);
+        let gone = {
+            let mut tables = self.shared.write();
+            tables.want(spec)?;
+            tables.ports.want(wanted, made)
+        };
+        // To take a device away takes some milliseconds.
+        drop(gone);
+        Ok(())
     }
 
     /// Opens packets of this association from now on.
@@ -240,15 +207,21 @@ impl Userspace {
     /// Stops, and gives everything to whoever goes on ([`HandedOver::new`]): packets wait in the
     /// descriptors until then, as many frames per thread as the device's queue is long.
     pub fn hand_over(mut self) -> (HandedOverState, Vec<OwnedFd>) {
-        let pairs = self.stop();
-        let (taps, sockets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let taps = taps.into_iter().map(OwnedFd::from);
-        let fds = taps.chain(sockets.into_iter().map(OwnedFd::from)).collect();
-        (HandedOverState::of(&self.shared.read()), fds)
+        let (sources, sockets): (Vec<_>, Vec<_>) = self.stop().into_iter().unzip();
+        let mut tables = self.shared.write();
+        let state = HandedOverState::of(&tables);
+        let taps = sources.into_iter().filter_map(|source| match source {
+            Source::Tunnel(tap) => Some(OwnedFd::from(tap)),
+            Source::Ports { .. } => None,
+        });
+        let fds = taps
+            .chain(std::mem::take(&mut tables.ports).into_queues())
+            .chain(sockets.into_iter().map(OwnedFd::from));
+        (state, fds.collect())
     }
 
     /// After this nothing is sealed or opened any more.
-    fn stop(&mut self) -> Vec<(Tap, EspSocket)> {
+    fn stop(&mut self) -> Vec<(Source, EspSocket)> {
         self.shared.stop();
         self.end = None;
         let threads = self.threads.drain(..);
@@ -266,36 +239,4 @@ impl Drop for Userspace {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-type Pairs = Vec<(Tap, EspSocket)>;
-
-fn open(local: SocketAddr, count: usize) -> Result<Pairs, StartError> {
-    probe::probe().map_err(StartError::Probe)?;
-    let taps = Tap::open(count).map_err(|(what, source)| StartError::Tap { what, source })?;
-    let sockets =
-        EspSocket::open(local, count).map_err(|source| StartError::Socket { local, source })?;
-    Ok(taps.into_iter().zip(sockets).collect())
-}
-
-fn adopt(spec: &PathSpec, from: HandedOver) -> Result<(Tables, Pairs), StartError> {
-    let HandedOver { state, fds } = from;
-    let mut tables = state.into_tables().map_err(StartError::HandOver)?;
-    tables.want(spec).map_err(StartError::HandOver)?;
-    let count = fds.len() / 2;
-    if fds.is_empty() || fds.len() != 2 * count {
-        return Err(StartError::HandOver(PathError::BadState));
-    }
-    let mut fds = fds.into_iter();
-    let taps: io::Result<Vec<Tap>> = fds.by_ref().take(count).map(Tap::adopt).collect();
-    let taps = taps.map_err(|source| StartError::Tap {
-        what: "what was handed over",
-        source,
-    })?;
-    let sockets: io::Result<Vec<EspSocket>> = fds.map(EspSocket::adopt).collect();
-    let sockets = sockets.map_err(|source| StartError::Socket {
-        local: SocketAddr::new(spec.local, spec.esp_port),
-        source,
-    })?;
-    Ok((tables, taps.into_iter().zip(sockets).collect()))
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::Rejection;
 use super::outer::{ETHERNET, Wrapper};
 use super::vnet::Layout;
-use crate::inner::{self, Inner};
+use crate::inner::{self, Inner, Vni};
 use candidate::{Candidate, Look};
 use entry::Entry;
 
@@ -80,6 +80,8 @@ pub struct Merged<'a> {
     pub slices: &'a [IoSlice<'a>],
     /// How many frames it has.
     pub segments: usize,
+    /// Which network it is of.
+    pub vni: Vni,
 }
 
 /// Makes super-packets of the payloads of one batch.
@@ -236,6 +238,7 @@ impl Coalescer {
             write(Merged {
                 slices: &slices[..count],
                 segments: entry.segments(),
+                vni: entry.vni(),
             });
         }
         self.entries.clear();

@@ -1,17 +1,17 @@
-//! The threads: each forwards in both directions between one queue of the TAP and one socket.
+//! The threads: each forwards in both directions between its queues of the devices and one socket.
 
 use std::io::{self, PipeReader};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::offload::outer::Wrapper;
+use crate::offload::Config;
 
 use super::receive::{self, Receive};
 use super::socket::EspSocket;
-use super::sys;
+use super::sys::{self, Epoll};
 use super::tables::Tables;
 use super::tap::{IFNAME, Tap};
 use super::transmit::{self, Transmit};
@@ -68,9 +68,32 @@ impl Shared {
     }
 }
 
+/// Where the frames of one thread come from, and go to.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Its queue of the tunnel device.
+    Tunnel(Tap),
+    /// Its queues of all ports, which are [`Ports`](super::ports::Ports)' own.
+    Ports {
+        /// Number of the thread.
+        thread: usize,
+        /// Says which of them have frames.
+        poll: Arc<Epoll>,
+    },
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tunnel(tap) => tap.as_fd(),
+            Self::Ports { poll, .. } => poll.as_fd(),
+        }
+    }
+}
+
 /// What one thread has for itself.
 pub(super) struct Engine {
-    pub(super) tap: Tap,
+    pub(super) source: Source,
     pub(super) socket: EspSocket,
     /// Its other end is closed when the thread shall end.
     pub(super) end: PipeReader,
@@ -82,23 +105,23 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(
-        (tap, socket): (Tap, EspSocket),
+        (source, socket): (Source, EspSocket),
         end: PipeReader,
         first: bool,
-        wrapper: Wrapper,
+        config: Config,
     ) -> Self {
         Self {
-            tap,
+            source,
             socket,
             end,
             first,
             transmit: Transmit::new(),
-            receive: Receive::new(wrapper),
+            receive: Receive::new(config),
         }
     }
 
     /// Forwards until it shall end, and gives back what it worked with.
-    pub(super) fn run(mut self, shared: &Shared) -> (Tap, EspSocket) {
+    pub(super) fn run(mut self, shared: &Shared) -> (Source, EspSocket) {
         let (mut tick_ms, mut spin) = (0, Spin::new());
         let mut ready = Ready::ALL;
         while !shared.stopped.load(Relaxed) {
@@ -129,24 +152,37 @@ impl Engine {
                 self.look(&mut ready, longest);
             }
         }
-        (self.tap, self.socket)
+        (self.source, self.socket)
     }
 
     /// One batch in each direction that may have packets; says whether there were any. A direction
     /// of which less than a batch was there has none left.
     fn forward(&mut self, shared: &Shared, now_ms: u64, ready: &mut Ready) -> io::Result<bool> {
-        let Self { tap, socket, .. } = self;
+        let Self { source, socket, .. } = self;
         let tables = shared.read();
-        let (mut received, mut sent) = (0, 0);
+        let mut any = false;
         if ready.socket {
-            received = self.receive.forward(&tables, tap, socket, now_ms);
+            let received = self.receive.forward(&tables, source, socket, now_ms);
             ready.socket = received == receive::BUFFERS;
+            any = received > 0;
         }
         if ready.tap {
-            sent = self.transmit.forward(&tables, tap, socket, now_ms)?;
-            ready.tap = sent == transmit::BATCH;
+            let (transmit, sent) = (&mut self.transmit, &mut ready.tap);
+            any |= match source {
+                Source::Tunnel(tap) => {
+                    let frames = transmit.forward(&tables, tap, socket, now_ms)?;
+                    *sent = frames == transmit::BATCH;
+                    frames > 0
+                }
+                Source::Ports { thread, poll } => {
+                    let queues = (*thread, &**poll);
+                    let (found, more) = transmit.forward_ports(&tables, queues, socket, now_ms);
+                    *sent = more;
+                    found
+                }
+            };
         }
-        Ok(received + sent > 0)
+        Ok(any)
     }
 
     fn tick(&mut self, shared: &Shared, now_ms: u64) {
@@ -158,18 +194,20 @@ impl Engine {
     }
 
     fn learn_mac(&mut self) {
-        if let Ok(mac) = self.tap.hardware_address() {
+        if let Source::Tunnel(tap) = &self.source
+            && let Ok(mac) = tap.hardware_address()
+        {
             self.receive.set_mac(mac);
         }
     }
 
-    /// Somebody has removed the device: makes it again, with the keys as they are. How it is set
+    /// Somebody has removed the tunnel device: makes it again, with the keys as they are. How it is set
     /// up is seen to by whoever did at first.
     fn restore(&mut self, shared: &Shared) {
         while !shared.stopped.load(Relaxed) {
             match Tap::open_queue(IFNAME, false) {
                 Ok(tap) => {
-                    self.tap = tap;
+                    self.source = Source::Tunnel(tap);
                     self.learn_mac();
                     shared.set_error(None);
                     return;
@@ -186,7 +224,7 @@ impl Engine {
     /// Waits until there is something to do; says whether there is.
     fn look(&self, ready: &mut Ready, longest: Duration) -> bool {
         let wanted = [
-            (self.tap.as_fd(), libc::POLLIN),
+            (self.source.as_fd(), libc::POLLIN),
             (self.socket.as_fd(), libc::POLLIN),
             (self.end.as_fd(), libc::POLLIN),
         ];

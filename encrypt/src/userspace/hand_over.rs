@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::keys::{KEY, SALT, SaKey};
-use crate::path::{PathSpec, SaName};
+use crate::path::{Form, PathSpec, SaName};
 use crate::replay::{WORDS, Window};
 use crate::sa::{InboundSa, Limits, OutboundSa};
 use crate::{InboundCounters, OutboundCounters};
 
 use super::PathError;
+use super::ports::CarriedPort;
 use super::tables::Tables;
 
 /// Keys, sequence numbers, windows and counters of a data path that has stopped, for the one that
@@ -27,6 +28,11 @@ pub struct HandedOverState {
     inbound: Vec<InboundState>,
     peers: BTreeMap<IpAddr, Carried>,
     strays: InboundCounters,
+    #[serde(default)]
+    pub(super) ports: BTreeMap<u32, CarriedPort>,
+    /// Whether super-packets of UDP pass the ports.
+    #[serde(default)]
+    pub(super) udp: bool,
 }
 
 /// Bytes of a key, erased when dropped.
@@ -78,7 +84,8 @@ impl fmt::Debug for HandedOverState {
 #[derive(Debug)]
 pub struct HandedOver {
     pub(super) state: HandedOverState,
-    /// Queues of the TAP, then as many sockets.
+    /// Queues of the TAP, then as many sockets; or queues of one port after those of the other, then
+    /// as many sockets as each has.
     pub(super) fds: Vec<OwnedFd>,
 }
 
@@ -129,12 +136,27 @@ impl HandedOverState {
             inbound: inbound.collect(),
             peers: peers.collect(),
             strays: tables.inbound.strays(),
+            ports: tables.ports.carried(),
+            udp: tables.ports.takes_udp(),
         }
     }
 
-    /// Goes on with it.
+    /// How many descriptors each thread has: its queues and its socket.
+    pub(super) fn fds_per_thread(&self) -> usize {
+        match self.spec.form {
+            Form::Vxlan => 2,
+            Form::Port => self.ports.values().filter(|port| port.is_open()).count() + 1,
+        }
+    }
+
+    /// Which form it was.
+    pub(super) fn form(&self) -> Form {
+        self.spec.form
+    }
+
+    /// Goes on with it. Ports are beside it.
     pub(super) fn into_tables(self) -> Result<Tables, PathError> {
-        let mut tables = Tables::new(self.spec);
+        let mut tables = Tables::new(&self.spec);
         tables.inbound.resume_strays(self.strays);
         for (end, carried) in self.peers {
             let Some(peer) = tables.peers.get_mut(&end) else {

@@ -18,8 +18,10 @@ use weft_netns::rtnl::{Request, Rtnl};
 use crate::inner::{self, Inner, Vni};
 use crate::offload::outer::{Outer, Wrapper};
 use crate::offload::vnet::{Layout, Vnet};
-use crate::offload::{Arrival, Coalescer, Config, Form, Segments, checksum};
+use crate::offload::{self, Arrival, Coalescer, Config, Segments, checksum};
+use crate::path::Form;
 
+use super::port;
 use super::sys;
 use super::tap::{LONGEST_READ, Tap};
 
@@ -45,13 +47,30 @@ const SEGMENT: usize = 100;
 /// Ethernet, IPv4 and TCP headers.
 const HEADERS: usize = 14 + 20 + 20;
 
-/// The form of the user-space path that this kernel takes. Blocks for some milliseconds, and for
-/// some seconds where nothing arrives.
+/// The form of the user-space path that this kernel takes: [`Form::Vxlan`] where super-packets of
+/// UDP tunnels pass a TAP, else [`Form::Port`]. Blocks for some milliseconds, and for some seconds
+/// where nothing passes.
 ///
 /// # Errors
 /// Why it takes none, in words.
-pub fn probe_form() -> Result<crate::path::Form, String> {
-    probe().map(|()| crate::path::Form::Vxlan)
+pub fn probe_form() -> Result<Form, String> {
+    let Err(tunnels) = probe() else {
+        return Ok(Form::Vxlan);
+    };
+    match probe_port() {
+        Ok(_) => Ok(Form::Port),
+        Err(ports) => Err(format!(
+            "no super-packets of udp tunnels pass a tap: {tunnels}; nor is there a tap for bridges: \
+             {ports}"
+        )),
+    }
+}
+
+/// Makes a device as ports of bridges have to be. Says whether super-packets of UDP pass it (Linux
+/// 6.2 and later).
+pub(super) fn probe_port() -> Result<bool, String> {
+    let netns = Netns::anonymous().map_err(|e| format!("no network namespace for it: {e}"))?;
+    port::open(&netns, 1).map(|(_, udp)| udp)
 }
 
 /// Tries it out.
@@ -165,7 +184,7 @@ fn write(tap: &Tap, frames: &[Vec<u8>; 2]) -> io::Result<()> {
         local: LOCAL.into(),
     };
     let mut coalescer = Coalescer::new(Config {
-        form: Form::Tunnel(wrapper),
+        form: offload::Form::Tunnel(wrapper),
         tcp: true,
         udp: true,
     });

@@ -1,4 +1,4 @@
-//! From the peers to the TAP.
+//! From the peers to the devices.
 
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
@@ -10,14 +10,15 @@ use quinn_udp::RecvMeta;
 
 use crate::Refusal;
 use crate::esp::{Encapsulated, Spi, classify};
+use crate::forwarding::{Dropped, ecn};
 use crate::inner::Inner;
-use crate::offload::outer::Wrapper;
-use crate::offload::{Arrival, Coalescer, Config, Form};
+use crate::offload::{self, Arrival, Coalescer, Config};
+use crate::path::Form;
 use crate::sa::Entry;
 
+use super::engine::Source;
 use super::socket::EspSocket;
 use super::tables::{Peer, Tables};
-use super::tap::Tap;
 
 /// Buffers that are filled at once, each with datagrams of one sender.
 pub(super) const BUFFERS: usize = 8;
@@ -28,34 +29,35 @@ const BUFFER: usize = 65_535;
 pub(super) struct Receive {
     buffers: [Box<[u8]>; BUFFERS],
     meta: [RecvMeta; BUFFERS],
-    wrapper: Wrapper,
     coalescer: Coalescer,
 }
 
 impl Receive {
-    pub(super) fn new(wrapper: Wrapper) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         Self {
             buffers: std::array::from_fn(|_| vec![0; BUFFER].into_boxed_slice()),
             meta: [RecvMeta::default(); BUFFERS],
-            coalescer: coalescer(wrapper),
-            wrapper,
+            coalescer: Coalescer::new(config),
         }
     }
 
-    /// The TAP may have another address than before.
+    /// The tunnel device may have another address than before.
     pub(super) fn set_mac(&mut self, mac: [u8; 6]) {
-        if mac != self.wrapper.mac {
-            self.wrapper.mac = mac;
-            self.coalescer = coalescer(self.wrapper);
+        let mut config = *self.coalescer.config();
+        if let offload::Form::Tunnel(wrapper) = &mut config.form
+            && wrapper.mac != mac
+        {
+            wrapper.mac = mac;
+            self.coalescer = Coalescer::new(config);
         }
     }
 
-    /// Receives datagrams, opens what is in them and writes it to the TAP. Returns how many
+    /// Receives datagrams, opens what is in them and writes it to the device. Returns how many
     /// buffers were filled, at most [`BUFFERS`].
     pub(super) fn forward(
         &mut self,
         tables: &Tables,
-        tap: &Tap,
+        source: &Source,
         socket: &EspSocket,
         now_ms: u64,
     ) -> usize {
@@ -97,25 +99,24 @@ impl Receive {
             let buffers = &self.buffers;
             self.coalescer.flush(
                 |index| buffers.get(index).map_or(&[], |buffer| &**buffer),
-                |merged| {
+                |merged| match source {
                     // A device that is down takes nothing, for one.
-                    if tap.write(merged.slices).is_err() {
-                        let count = merged.segments as u64;
-                        tables.undelivered.fetch_add(count, Relaxed);
+                    Source::Tunnel(tap) => {
+                        if tap.write(merged.slices).is_err() {
+                            let count = merged.segments as u64;
+                            tables.undelivered.fetch_add(count, Relaxed);
+                        }
+                    }
+                    Source::Ports { thread, .. } => {
+                        if let Some(port) = tables.ports.open(merged.vni.get()) {
+                            port.write(*thread, merged.slices, merged.segments);
+                        }
                     }
                 },
             );
         }
         filled
     }
-}
-
-fn coalescer(wrapper: Wrapper) -> Coalescer {
-    Coalescer::new(Config {
-        form: Form::Tunnel(wrapper),
-        tcp: true,
-        udp: true,
-    })
 }
 
 /// Opens datagrams, of which those that follow one another are mostly of the same association.
@@ -204,15 +205,33 @@ impl Opener<'_> {
             return;
         }
         let start = at.start + opened.payload.start;
-        let arrival = Arrival {
+        let mut arrival = Arrival {
             peer: peer.end,
             tos,
             inner,
             buffer,
             frame: start + frame.start..start + frame.end,
         };
+        if tables.spec.form == Form::Port && !decapsulate(tables, &mut arrival, bytes) {
+            return;
+        }
         if self.coalescer.push(arrival, bytes).is_err() {
             entry.refuse(Refusal::BadInner);
         }
     }
+}
+
+/// Does what the kernel's VXLAN device does otherwise. Says whether the frame is to go on.
+fn decapsulate(tables: &Tables, arrival: &mut Arrival, bytes: &mut [u8]) -> bool {
+    let Some(port) = tables.ports.open(arrival.inner.vni.get()) else {
+        tables.no_port.fetch_add(1, Relaxed);
+        return false;
+    };
+    let frame = bytes.get_mut(arrival.frame.clone()).unwrap_or_default();
+    if ecn::decapsulate(frame, arrival.tos).is_err() {
+        port.drop_frames(Dropped::Congested, 1);
+        return false;
+    }
+    arrival.tos = 0;
+    true
 }

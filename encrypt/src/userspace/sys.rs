@@ -1,11 +1,14 @@
 //! System calls that no safe interface is there for. The one file of the crate with `unsafe`.
 
-#![expect(unsafe_code, reason = "ioctl and poll have no safe interface here")]
+#![expect(
+    unsafe_code,
+    reason = "ioctl, poll and epoll have no safe interface here"
+)]
 
 use std::ffi::c_int;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Flags of `TUNSETIFF` (linux/if_tun.h).
@@ -142,4 +145,57 @@ pub(crate) fn take_esp_in_udp(socket: &std::net::UdpSocket) -> io::Result<()> {
             length,
         )
     })
+}
+
+/// Many descriptors, each with a number, of which some have something to read (epoll(7)). One that
+/// is closed is no longer among them.
+#[derive(Debug)]
+pub(super) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes its argument by value.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        result(fd)?;
+        // SAFETY: the descriptor was just made and is nobody else's.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub(super) fn add(&self, fd: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: number.into(),
+        };
+        let (epoll, fd) = (self.0.as_raw_fd(), fd.as_raw_fd());
+        // SAFETY: epoll_ctl reads an event, which lives until the call returns.
+        result(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })
+    }
+
+    pub(super) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let (epoll, fd) = (self.0.as_raw_fd(), fd.as_raw_fd());
+        let none = std::ptr::null_mut();
+        // SAFETY: of what is removed no event is read (Linux 2.6.9 and later).
+        result(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, none) })
+    }
+
+    /// Numbers of those that have something to read at that moment, or are broken; if there are
+    /// more than fit, the others come first the next time.
+    pub(super) fn ready<'n, const N: usize>(&self, numbers: &'n mut [u32; N]) -> &'n [u32] {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; N];
+        let (room, epoll) = (N as c_int, self.0.as_raw_fd());
+        // SAFETY: the array has that many entries and lives until the call returns.
+        let count = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), room, 0) };
+        // An error is one of a wrong call only.
+        let count = usize::try_from(count).unwrap_or(0);
+        for (number, event) in numbers.iter_mut().zip(&events) {
+            *number = event.u64 as u32;
+        }
+        numbers.get(..count).unwrap_or_default()
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }

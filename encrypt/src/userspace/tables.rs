@@ -12,6 +12,7 @@ use crate::sa::{InboundSa, InboundTable, OutboundSa};
 use crate::{InboundCounters, OutboundCounters};
 
 use super::PathError;
+use super::ports::Ports;
 
 /// Never happened, in a time that is an atomic.
 const NEVER: u64 = u64::MAX;
@@ -27,6 +28,9 @@ pub(super) struct Tables {
     pub(super) names: BTreeMap<Spi, SaName>,
     rejected: Mutex<RejectionCounters>,
     pub(super) undelivered: AtomicU64,
+    pub(super) no_port: AtomicU64,
+    /// With what is specified of each.
+    pub(super) ports: Ports,
 }
 
 /// A peer of the specification.
@@ -113,28 +117,39 @@ fn happened(at: &AtomicU64) -> Option<u64> {
 }
 
 impl Tables {
-    pub(super) fn new(spec: PathSpec) -> Self {
+    pub(super) fn new(spec: &PathSpec) -> Self {
         let mut tables = Self {
-            spec,
+            spec: without_ports(spec),
             peers: HashMap::new(),
             inbound: InboundTable::new(),
             names: BTreeMap::new(),
             rejected: Mutex::default(),
             undelivered: AtomicU64::new(0),
+            no_port: AtomicU64::new(0),
+            ports: Ports::default(),
         };
         tables.match_peers();
         tables
     }
 
-    /// Takes over another specification. Keys of peers that are gone are erased.
-    pub(super) fn want(&mut self, spec: &PathSpec) -> Result<(), PathError> {
+    /// Whether it could be as this other specification says.
+    pub(super) fn check(&self, spec: &PathSpec) -> Result<(), PathError> {
         if (spec.local, spec.esp_port) != (self.spec.local, self.spec.esp_port) {
             return Err(PathError::Moved {
                 local: self.spec.local,
                 port: self.spec.esp_port,
             });
         }
-        self.spec = spec.clone();
+        if spec.form != self.spec.form {
+            return Err(PathError::OtherForm(self.spec.form));
+        }
+        Ok(())
+    }
+
+    /// Takes over another specification, but for its ports. Keys of peers that are gone are erased.
+    pub(super) fn want(&mut self, spec: &PathSpec) -> Result<(), PathError> {
+        self.check(spec)?;
+        self.spec = without_ports(spec);
         self.match_peers();
         Ok(())
     }
@@ -229,10 +244,14 @@ impl Tables {
         let mut state = PathState {
             strays: self.inbound.strays(),
             rejected: *lock(&self.rejected),
-            undelivered: self.undelivered.load(Relaxed),
+            no_port: self.no_port.load(Relaxed),
+            ports: self.ports.states(),
             form: Some(self.spec.form),
             ..PathState::default()
         };
+        let of_ports = state.ports.values();
+        let of_ports: u64 = of_ports.map(|port| port.dropped.undelivered).sum();
+        state.undelivered = self.undelivered.load(Relaxed) + of_ports;
         for (end, peer) in &self.peers {
             let mut known = PeerState {
                 remote: Some(peer.remote()),
@@ -268,6 +287,14 @@ impl Tables {
         }
         state.outbound.sort_by_key(|outbound| outbound.name);
         state
+    }
+}
+
+fn without_ports(spec: &PathSpec) -> PathSpec {
+    PathSpec {
+        peers: spec.peers.clone(),
+        ports: BTreeMap::new(),
+        ..*spec
     }
 }
 

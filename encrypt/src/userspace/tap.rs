@@ -1,9 +1,12 @@
-//! The device that the kernel's VXLAN datagrams are routed into, and come out of.
+//! The devices: the one that the kernel's VXLAN datagrams are routed into and come out of, or a port
+//! of each network's bridge.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+
+use crate::offload::vnet::Layout;
 
 use super::sys::{self, flags};
 
@@ -11,14 +14,18 @@ use super::sys::{self, flags};
 pub const IFNAME: &str = "wf-esp";
 /// Name of the device of [`Form::Port`](crate::path::Form::Port) in a network's sandbox.
 pub const PORT_IFNAME: &str = "esp0";
-/// Bytes of the header before every frame: `virtio_net_hdr_v1_hash_tunnel` (linux/virtio_net.h).
-pub(super) const VNET_HEADER: usize = 24;
-/// Longest frame, that header included: Ethernet and an IP packet of 65,535 bytes.
-pub(super) const LONGEST_READ: usize = VNET_HEADER + 14 + 65_535;
+/// Longest frame, with the header before it: Ethernet and an IP packet of 65,535 bytes.
+pub(super) const LONGEST_READ: usize = Layout::LONGEST + 14 + 65_535;
+/// The header before frames of ports: a TAP's own.
+pub(super) const PORT_LAYOUT: Layout = Layout::Basic;
 
 /// `TUN_F_*` (linux/if_tun.h): checksums, segmentation of TCP, ECN and UDP inside and outside of
 /// UDP tunnels, with and without checksum of the outer UDP header. Not `TUN_F_UFO`.
-const OFFLOAD: libc::c_ulong = 0x1ef;
+const TUNNEL: libc::c_ulong = 0x1ef;
+/// Checksums, segmentation of TCP, ECN.
+const TCP: libc::c_ulong = 0x0f;
+/// The same, and of UDP (Linux 6.2 and later).
+const TCP_AND_UDP: libc::c_ulong = 0x6f;
 
 /// One queue of the device. The device is gone with the last of them.
 #[derive(Debug)]
@@ -34,6 +41,33 @@ impl Tap {
 
     /// One queue of the device of that name; the first makes it.
     pub(super) fn open_queue(ifname: &str, first: bool) -> Result<Self, (&'static str, io::Error)> {
+        let tap = Self::attach(ifname, first, Layout::Tunnel)?;
+        sys::set_offload(&tap.0, TUNNEL)
+            .map_err(|error| ("segmentation of udp tunnels (Linux 6.17 and later)", error))?;
+        Ok(tap)
+    }
+
+    /// Makes the port in the network namespace of this thread and opens its queues. Says also
+    /// whether super-packets of UDP pass it.
+    pub(super) fn open_port(queues: usize) -> Result<(Vec<Self>, bool), (&'static str, io::Error)> {
+        let mut taps = Vec::new();
+        let mut udp = true;
+        for queue in 0..queues {
+            let tap = Self::attach(PORT_IFNAME, queue == 0, PORT_LAYOUT)?;
+            udp = udp && sys::set_offload(&tap.0, TCP_AND_UDP).is_ok();
+            if !udp {
+                sys::set_offload(&tap.0, TCP).map_err(|error| ("segmentation of tcp", error))?;
+            }
+            taps.push(tap);
+        }
+        Ok((taps, udp))
+    }
+
+    fn attach(
+        ifname: &str,
+        first: bool,
+        layout: Layout,
+    ) -> Result<Self, (&'static str, io::Error)> {
         let tun = OpenOptions::new()
             .read(true)
             .write(true)
@@ -44,10 +78,8 @@ impl Tap {
         let kind = flags::TAP | flags::NO_PI | flags::VNET_HDR | flags::MULTI_QUEUE;
         sys::attach(&tun, ifname, kind | exclusive)
             .map_err(|error| ("make the device, or it is there already", error))?;
-        sys::set_vnet_header(&tun, VNET_HEADER as libc::c_int)
-            .map_err(|error| ("header of 24 bytes", error))?;
-        sys::set_offload(&tun, OFFLOAD)
-            .map_err(|error| ("segmentation of udp tunnels (Linux 6.17 and later)", error))?;
+        sys::set_vnet_header(&tun, layout.length() as libc::c_int)
+            .map_err(|error| ("virtio header of the length that is needed", error))?;
         Ok(Self(tun))
     }
 

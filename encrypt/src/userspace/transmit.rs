@@ -1,4 +1,6 @@
-//! From the TAP to the peers.
+//! From the devices to the peers.
+
+mod port;
 
 use std::io;
 use std::net::IpAddr;
@@ -34,8 +36,8 @@ impl Transmit {
         }
     }
 
-    /// Reads frames, seals what they become and sends it. Returns how many there were, at most
-    /// [`BATCH`].
+    /// Reads frames of the tunnel device, seals what they become and sends it. Returns how many
+    /// there were, at most [`BATCH`].
     ///
     /// # Errors
     /// Of the TAP: it is gone.
@@ -47,24 +49,13 @@ impl Transmit {
         now_ms: u64,
     ) -> io::Result<usize> {
         let mut group = Group::new(&mut self.packets, tables, socket, now_ms);
-        for frames in 0..BATCH {
-            let length = match tap.read(&mut self.frame) {
-                Ok(length) => length,
-                Err(error) => {
-                    group.flush();
-                    return match error.kind() {
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(frames),
-                        _ => Err(error),
-                    };
-                }
-            };
-            let frame = self.frame.get(..length).unwrap_or_default();
+        let read = read_batch(tap, &mut self.frame, |frame| {
             if let Err(cause) = wrap(tables, frame, &mut group) {
                 tables.reject(cause);
             }
-        }
+        });
         group.flush();
-        Ok(BATCH)
+        read
     }
 
     /// Sends a sign of life to every peer that nothing was sent to for long.
@@ -82,7 +73,23 @@ impl Transmit {
     }
 }
 
-/// Seals what one frame of the TAP becomes.
+/// Reads frames until there are none, or [`BATCH`] were read; says how many.
+fn read_batch(tap: &Tap, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::Result<usize> {
+    for frames in 0..BATCH {
+        match tap.read(buffer) {
+            Ok(length) => each(buffer.get(..length).unwrap_or_default()),
+            Err(error) => {
+                return match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(frames),
+                    _ => Err(error),
+                };
+            }
+        }
+    }
+    Ok(BATCH)
+}
+
+/// Seals what one frame of the tunnel device becomes.
 fn wrap<'t>(tables: &'t Tables, frame: &[u8], group: &mut Group<'_, 't>) -> Result<(), Rejection> {
     let (vnet, packet) = Vnet::parse(frame, Layout::Tunnel)?;
     let outer = Outer::parse(packet, tables.spec.inner_port)?;
@@ -92,27 +99,32 @@ fn wrap<'t>(tables: &'t Tables, frame: &[u8], group: &mut Group<'_, 't>) -> Resu
         .filter(|_| outer.source == tables.spec.local)
         .ok_or(Rejection::NotTunnel)?;
     let segments = Segments::new(&vnet, outer.inner, packet, outer.frame)?;
+    seal(peer, &segments, outer.tos & ECN, group);
+    Ok(())
+}
+
+/// Seals what a frame for a peer becomes.
+fn seal<'t>(peer: &'t Peer, segments: &Segments<'_>, ecn: u8, group: &mut Group<'_, 't>) {
     let last = segments.count() - 1;
     let count = segments.count() as u64;
     let Some((_, sa)) = &peer.outbound else {
         peer.no_key.fetch_add(count, Relaxed);
-        return Ok(());
+        return;
     };
     let bytes = segments.length(0) * last + segments.length(last);
     let Ok(mut reserved) = sa.reserve(count, bytes as u64) else {
         // Counted by the association.
-        return Ok(());
+        return;
     };
     for index in 0..=last {
         let length = segments.length(index);
-        group.append(peer, outer.tos & ECN, length, |room| {
+        group.append(peer, ecn, length, |room| {
             let payload = HEADROOM..HEADROOM + length;
             let written = room.get_mut(payload.clone());
             written.is_some_and(|written| segments.write(index, written).is_some())
                 && reserved.seal(room, payload).is_ok()
         });
     }
-    Ok(())
 }
 
 /// Packets for one peer, one behind the other in the buffer, that go out in one send: all of the

@@ -11,13 +11,14 @@ use weft_encrypt::inner::{Inner, Vni};
 use weft_encrypt::path::ESP_PORT;
 
 use crate::capture::Capture;
-use crate::lab::{Host, INNER_PORT, Shape, V4, V6, VNI, peers, until};
+use crate::lab::{Host, INNER_PORT, PORTS, Shape, V4, V6, VNI, peers, until};
 use crate::traffic::exchange;
 use decoder::{Decoder, TestKey, Told, hex, unhex};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
     ("scapy_opens_what_is_on_the_wire", || opened(&V4)),
     ("scapy_opens_what_is_on_an_ipv6_wire", || opened(&V6)),
+    ("scapy_opens_what_ports_put_on_the_wire", || opened(&PORTS)),
 ];
 
 /// Requests, each with its answer.

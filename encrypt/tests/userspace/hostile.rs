@@ -9,23 +9,34 @@ use weft_encrypt::path::{ESP_PORT, PathState};
 use weft_encrypt::sa::{Limits, OutboundSa};
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, INNER_PORT, V4, VNI, hosts, key, name, peers, until};
+use crate::lab::{Host, INNER_PORT, PORTS, Shape, V4, VNI, hosts, key, name, peers, until};
 use crate::traffic::{PAUSE, exchange, shout};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
-    (
-        "what_is_forged_is_dropped_and_counted_by_cause",
-        what_is_forged_is_dropped,
-    ),
-    ("without_a_key_nothing_leaves", without_a_key_nothing_leaves),
-    (
-        "a_peer_that_is_removed_is_sent_nothing_more",
-        a_removed_peer_is_sent_nothing_more,
-    ),
-    (
-        "another_network_is_not_sent_to_a_peer",
-        another_network_is_not_sent_to_a_peer,
-    ),
+    ("what_is_forged_is_dropped_and_counted_by_cause", || {
+        what_is_forged_is_dropped(&V4);
+    }),
+    ("what_is_forged_for_a_port_is_dropped_and_counted", || {
+        what_is_forged_is_dropped(&PORTS);
+    }),
+    ("without_a_key_nothing_leaves", || {
+        without_a_key_nothing_leaves(&V4);
+    }),
+    ("without_a_key_nothing_of_a_port_leaves", || {
+        without_a_key_nothing_leaves(&PORTS);
+    }),
+    ("a_peer_that_is_removed_is_sent_nothing_more", || {
+        a_removed_peer_is_sent_nothing_more(&V4);
+    }),
+    ("a_peer_that_is_removed_is_sent_nothing_of_a_port", || {
+        a_removed_peer_is_sent_nothing_more(&PORTS);
+    }),
+    ("another_network_is_not_sent_to_a_peer", || {
+        another_network_is_not_sent_to_a_peer(&V4);
+    }),
+    ("another_port_is_not_sent_to_a_peer", || {
+        another_network_is_not_sent_to_a_peer(&PORTS);
+    }),
 ];
 
 /// Whose key the forger has.
@@ -94,8 +105,8 @@ fn of_forger(state: &PathState) -> InboundCounters {
     found.unwrap().counters
 }
 
-fn what_is_forged_is_dropped() {
-    let (left, right) = peers(&V4);
+fn what_is_forged_is_dropped(shape: &Shape) {
+    let (left, right) = peers(shape);
     exchange(&left, &right, 2, PAUSE, 100);
     let forger = Forger::new(&left, &right);
     let before = frames_in(&right);
@@ -187,13 +198,13 @@ fn expect_silence(left: &Host, right: &Host) {
     assert_eq!(datagrams(&frames, INNER_PORT).0, Vec::<&[u8]>::new());
 }
 
-fn without_a_key_nothing_leaves() {
-    let (left, right) = hosts(&V4);
+fn without_a_key_nothing_leaves(shape: &Shape) {
+    let (left, right) = hosts(shape);
     expect_silence(&left, &right);
 }
 
-fn a_removed_peer_is_sent_nothing_more() {
-    let (left, right) = peers(&V4);
+fn a_removed_peer_is_sent_nothing_more(shape: &Shape) {
+    let (left, right) = peers(shape);
     exchange(&left, &right, 2, PAUSE, 100);
     let sums = right.path().state().peers[&left.end].clone();
     left.path().remove_peer(right.end);
@@ -215,15 +226,19 @@ fn a_removed_peer_is_sent_nothing_more() {
     assert!(refused.unwrap_err().to_string().contains("is not a peer"));
 }
 
-fn another_network_is_not_sent_to_a_peer() {
-    let (left, right) = peers(&V4);
+fn another_network_is_not_sent_to_a_peer(shape: &Shape) {
+    let (left, right) = peers(shape);
     let mut spec = left.spec.clone();
     let peer = spec.peers.get_mut(&right.end).unwrap();
     peer.networks = [VNI + 1].into();
     let capture = Capture::start(&left.ns, "under");
     left.path().want(&spec).unwrap();
     let before = left.path().state().outbound[0].counters.packets;
-    let rejected = || left.path().state().rejected.not_tunnel;
+    let rejected = || {
+        let state = left.path().state();
+        let ports = state.ports.values().map(|port| port.dropped.no_peer);
+        state.rejected.not_tunnel + ports.sum::<u64>()
+    };
     let sent = rejected();
     until("frames are dropped", || {
         shout(&left, &right);

@@ -11,9 +11,9 @@ use rtnetlink::LinkUnspec;
 use weft_encrypt::esp::Spi;
 use weft_encrypt::host::TAP_QUEUE;
 use weft_encrypt::keys::{Epoch, SaKey};
-use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, SaName};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, PortSpec, RemoteSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
-use weft_encrypt::userspace::{IFNAME, Userspace};
+use weft_encrypt::userspace::{IFNAME, PORT_IFNAME, Userspace};
 use weft_test_netns::{DEADLINE, Ns, ip, join};
 
 pub(crate) const INNER_PORT: u16 = 4790;
@@ -31,6 +31,8 @@ pub(crate) struct Shape {
     pub(crate) threads: usize,
     /// Frames that wait in the device while nobody reads them.
     pub(crate) queue: u32,
+    /// How each host gets the frames of its containers.
+    pub(crate) forms: [Form; 2],
 }
 
 pub(crate) const V4: Shape = Shape {
@@ -40,6 +42,7 @@ pub(crate) const V4: Shape = Shape {
     mtu: 1408,
     threads: 1,
     queue: TAP_QUEUE,
+    forms: [Form::Vxlan; 2],
 };
 
 pub(crate) const V6: Shape = Shape {
@@ -49,6 +52,7 @@ pub(crate) const V6: Shape = Shape {
     mtu: 1388,
     threads: 1,
     queue: TAP_QUEUE,
+    forms: [Form::Vxlan; 2],
 };
 
 /// As on a machine with more cores than most that tests run on.
@@ -58,6 +62,34 @@ pub(crate) const MANY: Shape = Shape { threads: 3, ..V4 };
 pub(crate) const PATIENT: Shape = Shape {
     queue: 2000,
     ..MANY
+};
+
+/// Both with ports.
+pub(crate) const PORTS: Shape = Shape {
+    forms: [Form::Port; 2],
+    ..V4
+};
+
+/// One of each form.
+pub(crate) const MIXED: Shape = Shape {
+    forms: [Form::Port, Form::Vxlan],
+    ..V4
+};
+
+pub(crate) const PORTS_V6: Shape = Shape {
+    forms: [Form::Port; 2],
+    ..V6
+};
+
+pub(crate) const MANY_PORTS: Shape = Shape {
+    forms: [Form::Port; 2],
+    ..MANY
+};
+
+/// As [`PATIENT`].
+pub(crate) const PATIENT_PORTS: Shape = Shape {
+    forms: [Form::Port; 2],
+    ..PATIENT
 };
 
 pub(crate) const WIDE: Shape = Shape {
@@ -99,12 +131,18 @@ pub(crate) fn succeed(ns: &Ns, command: &str) -> Output {
     output
 }
 
+#[derive(Clone, Copy)]
+enum Side {
+    Left,
+    Right,
+}
+
 /// Two hosts side by side on one network, with everything but keys.
 pub(crate) fn hosts(shape: &Shape) -> (Host, Host) {
     let (left, right) = wired(shape);
     (
-        host(left, shape, shape.left, shape.right, LEFT),
-        host(right, shape, shape.right, shape.left, RIGHT),
+        host(left, shape, Side::Left),
+        host(right, shape, Side::Right),
     )
 }
 
@@ -151,24 +189,31 @@ pub(crate) fn translated() -> (Host, Host, Ns) {
         succeed(&translator, command);
     }
     (
-        host(left, &INSIDE, INSIDE.left, INSIDE.right, LEFT),
-        host(right, &INSIDE, INSIDE.right, INSIDE.left, RIGHT),
+        host(left, &INSIDE, Side::Left),
+        host(right, &INSIDE, Side::Right),
         translator,
     )
 }
 
-fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
+fn host(ns: Ns, shape: &Shape, side: Side) -> Host {
     let inside = Ns::new();
+    let (local, peer, address, form) = match side {
+        Side::Left => (shape.left, shape.right, LEFT, shape.forms[0]),
+        Side::Right => (shape.right, shape.left, RIGHT, shape.forms[1]),
+    };
     let networks = [VNI].into();
-    let spec = PathSpec {
+    let mut spec = PathSpec {
         local: ip(local),
         esp_port: ESP_PORT,
         inner_port: INNER_PORT,
         underlay_mtu: shape.underlay_mtu,
         peers: BTreeMap::from([(ip(peer), PeerSpec { networks })]),
-        form: Form::Vxlan,
+        form,
         ports: BTreeMap::new(),
     };
+    if form == Form::Port {
+        spec.ports.insert(VNI, port(&inside, ip(address), ip(peer)));
+    }
     let path = ns.run(|| Userspace::start_with(spec.clone(), None, shape.threads).unwrap());
     let host = Host {
         ns,
@@ -178,9 +223,34 @@ fn host(ns: Ns, shape: &Shape, local: &str, peer: &str, address: &str) -> Host {
         path: Some(path),
         spec,
     };
-    steer(&host, shape);
-    attach(&host, shape.mtu, peer);
+    match form {
+        Form::Vxlan => {
+            steer(&host, shape);
+            attach(&host, peer);
+        }
+        Form::Port => bridge(&host),
+    }
+    enter(&host, shape.mtu);
+    if form == Form::Port {
+        set_up_port(&host, shape);
+    }
     host
+}
+
+/// The port of a network whose other endpoint is on that peer.
+pub(crate) fn port(inside: &Ns, here: IpAddr, vtep: IpAddr) -> PortSpec {
+    let there = if here == ip(LEFT) { RIGHT } else { LEFT };
+    let remote = RemoteSpec {
+        addresses: vec![ip(there)],
+        vtep,
+    };
+    let inside = inside.0.as_fd().as_raw_fd();
+    PortSpec {
+        netns: format!("/proc/self/fd/{inside}").into(),
+        multicast: false,
+        remotes: [(mac_of(ip(there)), remote)].into(),
+        flood: [vtep].into(),
+    }
 }
 
 /// What the agent does for the data path: the way into its device, and nowhere without it.
@@ -218,7 +288,7 @@ fn family(host: &Host) -> &'static str {
 }
 
 /// A VXLAN device whose socket is the host's, in the namespace that stands for the containers.
-fn attach(host: &Host, mtu: u32, peer: &str) {
+fn attach(host: &Host, peer: &str) {
     let local = host.end;
     let zero = if local.is_ipv4() {
         ""
@@ -235,6 +305,24 @@ fn attach(host: &Host, mtu: u32, peer: &str) {
         let moved = LinkUnspec::new_with_name("vx0").setns_by_fd(inside).build();
         handle.link().change(moved).execute().await.unwrap();
     });
+}
+
+/// A bridge in its place, of which the data path's device is to be a port.
+fn bridge(host: &Host) {
+    let address = mac(host.address);
+    let made = format!("ip link add vx0 address {address} type bridge mcast_snooping 0");
+    succeed(&host.inside, &made);
+}
+
+/// What whoever has the sandbox does with the device in it.
+pub(crate) fn set_up_port(host: &Host, shape: &Shape) {
+    let Shape { mtu, queue, .. } = shape;
+    let joined = format!("ip link set {PORT_IFNAME} up mtu {mtu} txqueuelen {queue} master vx0");
+    succeed(&host.inside, &joined);
+}
+
+/// An address in the encrypted network, and where the other one is.
+fn enter(host: &Host, mtu: u32) {
     succeed(
         &host.inside,
         &format!("ip addr add {}/24 dev vx0", host.address),
@@ -295,6 +383,10 @@ pub(crate) fn peers(shape: &Shape) -> (Host, Host) {
 
 /// MAC address of who has that address.
 fn mac(address: IpAddr) -> String {
-    let last = if address == ip(LEFT) { 1 } else { 2 };
+    let [.., last] = mac_of(address);
     format!("02:00:00:00:00:0{last}")
+}
+
+pub(crate) fn mac_of(address: IpAddr) -> [u8; 6] {
+    [2, 0, 0, 0, 0, if address == ip(LEFT) { 1 } else { 2 }]
 }

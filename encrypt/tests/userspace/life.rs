@@ -14,16 +14,24 @@ use weft_test_netns::ip;
 
 use crate::capture::{Capture, datagrams};
 use crate::lab::{
-    Host, INNER_PORT, MANY, PATIENT, V4, give_key, peers, run, set_up, translated, until,
+    Host, INNER_PORT, MANY, MIXED, PATIENT, PATIENT_PORTS, Shape, V4, give_key, peers, run, set_up,
+    translated, until,
 };
 use crate::traffic::{PAUSE, exchange, stream};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
-    ("new_keys_under_traffic_lose_nothing", new_keys_lose_nothing),
-    (
-        "a_hand_over_under_traffic_loses_nothing",
-        a_hand_over_loses_nothing,
-    ),
+    ("new_keys_under_traffic_lose_nothing", || {
+        new_keys_lose_nothing(&V4);
+    }),
+    ("new_keys_between_two_forms_lose_nothing", || {
+        new_keys_lose_nothing(&MIXED);
+    }),
+    ("a_hand_over_under_traffic_loses_nothing", || {
+        a_hand_over_loses_nothing(&PATIENT);
+    }),
+    ("a_hand_over_of_ports_loses_nothing", || {
+        a_hand_over_loses_nothing(&PATIENT_PORTS);
+    }),
     (
         "a_device_that_is_removed_is_made_again",
         a_removed_device_is_made_again,
@@ -64,8 +72,8 @@ fn is_switched(from: &Host, to: &Host) -> bool {
     new > 1 && sealed == opened(&receiver.peers[&from.end].inbound) - new
 }
 
-fn new_keys_lose_nothing() {
-    let (left, right) = peers(&V4);
+fn new_keys_lose_nothing(shape: &Shape) {
+    let (left, right) = peers(shape);
     while_exchanging(&left, &right, || {
         for round in 1..10 {
             let (there, back) = (2 * round + 1, 2 * round + 2);
@@ -88,8 +96,8 @@ fn new_keys_lose_nothing() {
     }
 }
 
-fn a_hand_over_loses_nothing() {
-    let (mut left, right) = peers(&PATIENT);
+fn a_hand_over_loses_nothing(shape: &Shape) {
+    let (mut left, right) = peers(shape);
     let capture = Capture::start(&left.ns, "under");
     let mut path = left.path.take().unwrap();
     let path = while_exchanging(&left, &right, || {

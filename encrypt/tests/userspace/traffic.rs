@@ -13,7 +13,9 @@ use weft_encrypt::path::ESP_PORT;
 use weft_test_netns::DEADLINE;
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, MANY, V4, V6, WIDE, peers, until};
+use crate::lab::{
+    Host, MANY, MANY_PORTS, MIXED, PORTS, PORTS_V6, Shape, V4, V6, WIDE, peers, until,
+};
 
 /// Between one datagram and the next.
 pub(crate) const PAUSE: Duration = Duration::from_millis(4);
@@ -23,23 +25,39 @@ const DISCARD: u16 = 9;
 const PATTERN: &[u8; 29] = b"this must be seen by no one. ";
 
 pub(crate) const CASES: &[(&str, fn())] = &[
-    (
-        "marks_of_congestion_are_carried",
-        marks_of_congestion_are_carried,
-    ),
-    (
-        "what_is_too_long_for_the_path_is_counted",
-        what_is_too_long_is_counted,
-    ),
-    (
-        "nothing_but_esp_is_on_the_underlay",
-        nothing_but_esp_is_on_the_underlay,
-    ),
-    (
-        "streams_go_through_many_threads",
-        streams_go_through_many_threads,
-    ),
-    ("a_stream_goes_through_ipv6", a_stream_goes_through_ipv6),
+    ("marks_of_congestion_are_carried", || {
+        marks_of_congestion_are_carried(&V4);
+    }),
+    ("marks_of_congestion_are_carried_by_ports", || {
+        marks_of_congestion_are_carried(&PORTS);
+    }),
+    ("what_is_too_long_for_the_path_is_counted", || {
+        what_is_too_long_is_counted(&V4);
+    }),
+    ("what_is_too_long_and_from_a_port_is_counted", || {
+        what_is_too_long_is_counted(&PORTS);
+    }),
+    ("nothing_but_esp_is_on_the_underlay", || {
+        nothing_but_esp_is_on_the_underlay(&V4);
+    }),
+    ("nothing_but_esp_comes_from_ports", || {
+        nothing_but_esp_is_on_the_underlay(&PORTS);
+    }),
+    ("a_port_speaks_with_a_vxlan_device", || {
+        nothing_but_esp_is_on_the_underlay(&MIXED);
+    }),
+    ("streams_go_through_many_threads", || {
+        streams_go_through_many_threads(&MANY);
+    }),
+    ("streams_go_through_many_queues_of_ports", || {
+        streams_go_through_many_threads(&MANY_PORTS);
+    }),
+    ("a_stream_goes_through_ipv6", || {
+        a_stream_goes_through_ipv6(&V6);
+    }),
+    ("a_stream_of_ports_goes_through_ipv6", || {
+        a_stream_goes_through_ipv6(&PORTS_V6);
+    }),
     (
         "a_stream_goes_through_a_wide_underlay",
         a_stream_goes_through_a_wide_underlay,
@@ -157,8 +175,8 @@ pub(crate) fn stream(from: &Host, to: &Host, bytes: usize) {
     );
 }
 
-fn nothing_but_esp_is_on_the_underlay() {
-    let (left, right) = peers(&V4);
+fn nothing_but_esp_is_on_the_underlay(shape: &Shape) {
+    let (left, right) = peers(shape);
     let capture = Capture::start(&left.ns, "under");
     exchange(&left, &right, 5, PAUSE, 100);
     stream(&left, &right, 5_000_000);
@@ -181,8 +199,8 @@ fn nothing_but_esp_is_on_the_underlay() {
     }
 }
 
-fn streams_go_through_many_threads() {
-    let (left, right) = peers(&MANY);
+fn streams_go_through_many_threads(shape: &Shape) {
+    let (left, right) = peers(shape);
     thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| stream(&left, &right, 3_000_000));
@@ -199,8 +217,8 @@ fn streams_go_through_many_threads() {
     }
 }
 
-fn a_stream_goes_through_ipv6() {
-    let (left, right) = peers(&V6);
+fn a_stream_goes_through_ipv6(shape: &Shape) {
+    let (left, right) = peers(shape);
     exchange(&left, &right, 2, PAUSE, 1388 - 28);
     stream(&left, &right, 5_000_000);
 }
@@ -221,10 +239,10 @@ fn marks(frames: &[Vec<u8>], port: u16) -> BTreeSet<u8> {
         .collect()
 }
 
-fn marks_of_congestion_are_carried() {
+fn marks_of_congestion_are_carried(shape: &Shape) {
     const CAPABLE: u8 = 2;
     const CONGESTED: u8 = 3;
-    let (left, right) = peers(&V4);
+    let (left, right) = peers(shape);
     for command in [
         "nft add table ip squeeze",
         "nft add chain ip squeeze pre { type filter hook prerouting priority 0 ; }",
@@ -259,8 +277,8 @@ fn marks_of_congestion_are_carried() {
     );
 }
 
-fn what_is_too_long_is_counted() {
-    let (left, right) = peers(&V4);
+fn what_is_too_long_is_counted(shape: &Shape) {
+    let (left, right) = peers(shape);
     exchange(&left, &right, 2, PAUSE, 1000);
     let failed = || left.path().state().peers[&right.end].send_failed;
     assert_eq!(failed(), 0);

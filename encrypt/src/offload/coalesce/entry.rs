@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::candidate::Candidate;
 use super::{Arrival, Config, Form, MAX_DATAGRAMS, MAX_PIECES};
-use crate::inner::{self, Inner};
+use crate::inner::{self, Inner, Vni};
 use crate::offload::frame::{Frame, TCP, UDP};
 use crate::offload::vnet::{
     DATA_VALID, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_UDP_TUNNEL_IPV4, GSO_UDP_TUNNEL_IPV6, Layout,
@@ -169,6 +169,11 @@ impl Entry {
     /// The bytes before the first piece.
     pub(super) fn headers(&self) -> &[u8] {
         &self.bytes[..self.length]
+    }
+
+    /// Which network it is of.
+    pub(super) fn vni(&self) -> Vni {
+        self.inner.vni
     }
 
     /// How many frames it has.

@@ -49,7 +49,7 @@ fn opens(name: SaName) -> InboundSa {
 
 /// With keys in both directions.
 fn tables() -> Tables {
-    let mut tables = Tables::new(spec());
+    let mut tables = Tables::new(&spec());
     let (there, back) = (name(PEER, 1, 1), name(PEER, 1, 2));
     tables.switch_outbound(there, seals(there)).unwrap();
     tables.install_inbound(back, opens(back)).unwrap();
