@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 /// Version of everything this agent writes, and the only one it reads.
-pub const WIRE_VERSION: u16 = 4;
+pub const WIRE_VERSION: u16 = 5;
 
 /// Longest encoded value in bytes. It has to hold a snapshot of the largest admitted state;
 /// the transport's frame limit is far below.

@@ -11,9 +11,9 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Affinity, Attachment, Availability, BackendState, Cluster, Endpoint, EndpointId, EndpointKind,
-    EndpointMode, HealthCheck, Labels, MacAddr, Network, NetworkId, Node, NodeId, NodeStatus,
-    Notice, PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
+    Affinity, Attachment, Availability, BackendState, Cluster, Driver, Endpoint, EndpointId,
+    EndpointKind, EndpointMode, HealthCheck, Labels, MacAddr, Network, NetworkId, Node, NodeId,
+    NodeStatus, Notice, PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
 };
 
 /// A command with what makes it repeatable: a proposal whose `request` was applied before is
@@ -203,10 +203,12 @@ pub struct NetworkSpec {
     pub id: NetworkId,
     /// Wanted name; must be free.
     pub name: String,
+    /// How its endpoints reach one another.
+    pub driver: Driver,
     /// Empty: one subnet from the cluster's pools.
     pub subnets: Vec<SubnetSpec>,
     /// `None`: the smallest free one from [`Vni::FIRST`] up; of the ingress network,
-    /// [`Vni::INGRESS`].
+    /// [`Vni::INGRESS`]. Of a driver with tunnels only.
     pub vni: Option<Vni>,
     /// MTU of endpoints; `None` derives it.
     pub mtu: Option<u32>,

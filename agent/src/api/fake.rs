@@ -223,7 +223,7 @@ pub(crate) fn a_network() -> Network {
         id: "bbbbbbbbbbbbbbbb".into(),
         name: "web".into(),
         driver: "overlay".into(),
-        vni: 4097,
+        vni: Some(4097),
         subnets: vec![Subnet {
             cidr: "10.0.1.0/24".parse().unwrap(),
             gateway: "10.0.1.1".parse().unwrap(),

@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use weft_overlay::guard::Guard;
 use weft_raft::command::{Command, NetworkChange, NetworkSpec, Object, SubnetSpec};
 use weft_raft::control::{ControlPlane, NumbersOf, NumbersSource};
-use weft_raft::model::{self, Id, NetworkId, NodeId, ServiceId, View, Vni};
+use weft_raft::model::{self, Driver, Id, NetworkId, NodeId, ServiceId, View, Vni};
 
 use super::dataplane::Report;
 use super::encryption::{EncryptionReport, Protection};
@@ -523,18 +523,13 @@ async fn detached<T: Send + 'static>(
 }
 
 fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkSpec, ApiError> {
-    match request.driver.as_deref() {
-        None | Some("overlay") => {}
-        Some(other) => {
-            return Err(ApiError::new(
-                ErrorCode::Unsupported,
-                format!(
-                    "driver `{}` is not known; this version has overlay",
-                    other.escape_debug()
-                ),
-            ));
-        }
-    }
+    let driver = match request.driver.as_deref() {
+        None => Driver::Overlay,
+        Some(name) => name.parse().map_err(|why| {
+            let name = name.escape_debug();
+            ApiError::new(ErrorCode::Unsupported, format!("driver `{name}`: {why}"))
+        })?,
+    };
     let vni = match request.vni {
         None => None,
         Some(number) => Some(Vni::new(number).ok_or_else(|| {
@@ -564,6 +559,7 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
     Ok(NetworkSpec {
         id,
         name: request.name,
+        driver,
         subnets,
         vni,
         mtu: request.mtu,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec};
-use weft_raft::model::{NetworkId, Node, NodeId, NodeStatus, View};
+use weft_raft::model::{NetworkId, Node, NodeId, NodeStatus, View, Vni};
 
 use super::services::published;
 use super::{Index, inner_port};
@@ -52,7 +52,7 @@ pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<En
         takes_part = true;
         for node in members {
             let peer = networks.entry(node.id).or_default();
-            peer.networks.insert(network.vni.get());
+            peer.networks.extend(network.vni.map(Vni::get));
         }
     }
     let mut peers = BTreeMap::new();

@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 use weft_encrypt::mtu::{Family, TooNarrow};
 use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Tunnel, Vtep};
 use weft_raft::model::{
-    Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View,
+    Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View, Vni,
 };
 
 pub(crate) use encryption::{Encryption, encryption};
@@ -52,6 +52,9 @@ pub(crate) fn sandbox(
             locals.insert(endpoint.id.to_string(), local_endpoint(network, endpoint));
             continue;
         }
+        if !network.driver.has_tunnels() {
+            continue;
+        }
         // An endpoint whose node is unknown has no tunnel end; it appears with its node's row.
         let Some(node) = view.nodes.get(&endpoint.node) else {
             continue;
@@ -66,10 +69,13 @@ pub(crate) fn sandbox(
         );
     }
     Some(SandboxSpec {
-        vni: network.vni.get(),
+        vni: network.vni.map_or(0, Vni::get),
         mtu: network_mtu(view, index, network, Some(local)),
         vtep: vtep(cluster, network, here),
-        tunnel: Tunnel::Vxlan,
+        tunnel: match network.driver.has_tunnels() {
+            true => Tunnel::Vxlan,
+            false => Tunnel::Closed,
+        },
         multicast: network.multicast,
         locals,
         remotes,
@@ -112,7 +118,13 @@ pub(crate) fn network_mtu(
     local: Option<NodeId>,
 ) -> u32 {
     let nodes = || nodes_of(view, index, network, local);
-    let fitting = || fitting_mtu(network.encrypted, nodes().into_iter());
+    let fitting = || match network.driver.has_tunnels() {
+        true => fitting_mtu(network.encrypted, nodes().into_iter()),
+        false => {
+            let links = nodes().into_iter().map(|node| node.underlay_mtu);
+            links.min().unwrap_or(MIN_MTU).max(MIN_MTU)
+        }
+    };
     network.mtu.unwrap_or_else(fitting)
 }
 

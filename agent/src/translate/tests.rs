@@ -32,7 +32,7 @@ pub(crate) fn network(number: u8) -> Network {
         id: NetworkId::new([number; 10]),
         name: format!("n{number}"),
         driver: Driver::Overlay,
-        vni: Vni::new(4096 + u32::from(number)).unwrap(),
+        vni: Vni::new(4096 + u32::from(number)),
         subnets: vec![Subnet {
             cidr: format!("10.0.{number}.0/24").parse().unwrap(),
             gateway: Ipv4Addr::new(10, 0, number, 1),

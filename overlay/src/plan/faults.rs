@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names;
-use crate::spec::SandboxSpec;
+use crate::spec::{SandboxSpec, Tunnel};
 
 /// Smallest MTU that IPv4 allows (RFC 791).
 const MTU_MIN: u32 = 68;
@@ -17,7 +17,7 @@ pub fn network_fault(id: &str, spec: &SandboxSpec) -> Option<String> {
             "`{id}` cannot name a sandbox; a network id is 1 to 64 characters of a-z, 0-9 and -"
         ));
     }
-    if !(1..=VNI_MAX).contains(&spec.vni) {
+    if spec.tunnel != Tunnel::Closed && !(1..=VNI_MAX).contains(&spec.vni) {
         return Some(format!("VNI {} is not between 1 and {VNI_MAX}", spec.vni));
     }
     if !(MTU_MIN..=MTU_MAX).contains(&spec.mtu) {

@@ -312,7 +312,7 @@ fn another_version_is_refused_by_its_number() {
     let error = decode::<u32>(&bytes).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "message of format version 1 refused: this agent knows version 4"
+        "message of format version 1 refused: this agent knows version 5"
     );
 }
 

@@ -3,6 +3,7 @@
 //! Every row carries the revision (Raft log index) that last changed it. Rows are plain values;
 //! only the state machine decides which of them may exist together.
 
+mod driver;
 mod endpoint;
 mod id;
 mod mac;
@@ -16,10 +17,11 @@ use std::collections::BTreeMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+pub use driver::Driver;
 pub use endpoint::{Attachment, Endpoint, EndpointKind};
 pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId, ServiceId};
 pub use mac::MacAddr;
-pub use network::{Driver, Network, Subnet, Vni};
+pub use network::{Network, Subnet, Vni};
 pub use node::{Availability, Node, NodeStatus, Notice, Role};
 pub use service::{
     Affinity, BackendState, EndpointMode, HealthCheck, Probe, Protocol, PublishMode, PublishedPort,

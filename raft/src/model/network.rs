@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, NetworkId, Revision};
+use super::{Driver, Labels, NetworkId, Revision};
 
 /// An isolated layer-2 segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,8 +15,8 @@ pub struct Network {
     pub name: String,
     /// How endpoints on different nodes reach one another.
     pub driver: Driver,
-    /// Segment number on the wire.
-    pub vni: Vni,
+    /// Segment number on the wire; only of a driver with tunnels.
+    pub vni: Option<Vni>,
     /// Where addresses come from.
     pub subnets: Vec<Subnet>,
     /// MTU of endpoints in bytes; `None` derives it from the underlay.
@@ -44,13 +44,6 @@ pub struct Subnet {
     pub cidr: Ipv4Net,
     /// Reserved for the way out; never given to an endpoint.
     pub gateway: Ipv4Addr,
-}
-
-/// How endpoints on different nodes reach one another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Driver {
-    /// VXLAN between the nodes (RFC 7348).
-    Overlay,
 }
 
 /// VXLAN network identifier: 24 bits, zero excluded (RFC 7348 section 5).
@@ -83,13 +76,5 @@ impl Vni {
 impl fmt::Display for Vni {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Overlay => "overlay",
-        })
     }
 }

@@ -37,7 +37,7 @@ impl State {
             id: init.ingress,
             name: INGRESS.to_owned(),
             driver: Driver::Overlay,
-            vni: Vni::INGRESS,
+            vni: Some(Vni::INGRESS),
             subnets: vec![subnet],
             mtu: None,
             internal: false,

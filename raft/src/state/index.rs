@@ -198,7 +198,9 @@ impl Index {
     fn link_network(&mut self, network: &Network) {
         self.bytes += cost::of_network(network);
         self.network_names.insert(network.name.clone(), network.id);
-        self.vnis.insert(network.vni, network.id);
+        if let Some(vni) = network.vni {
+            self.vnis.insert(vni, network.id);
+        }
         if network.ingress {
             self.ingress = Some(network.id);
         }
@@ -214,11 +216,13 @@ impl Index {
     fn unlink_network(&mut self, view: &View, network: &Network) {
         self.bytes = self.bytes.saturating_sub(cost::of_network(network));
         self.network_names.remove(&network.name);
-        self.vnis.remove(&network.vni);
+        if let Some(vni) = network.vni {
+            self.vnis.remove(&vni);
+            self.floors.vni = self.floors.vni.min(vni.get());
+        }
         if network.ingress {
             self.ingress = None;
         }
-        self.floors.vni = self.floors.vni.min(network.vni.get());
         for subnet in &network.subnets {
             self.subnets.remove(subnet.cidr, network.id);
             self.lower_subnet_floor(view, subnet.cidr);

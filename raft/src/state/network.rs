@@ -17,11 +17,14 @@ impl State {
     ) -> Result<Decision, Refusal> {
         self.check_network(spec)?;
         let mut floors = self.index.floors;
-        let vni = self.vni(spec, &mut floors)?;
+        let vni = match spec.driver.has_tunnels() {
+            true => Some(self.vni(spec, &mut floors)?),
+            false => None,
+        };
         let network = Arc::new(Network {
             id: spec.id,
             name: spec.name.clone(),
-            driver: Driver::Overlay,
+            driver: spec.driver.clone(),
             vni,
             subnets: self.subnets(cluster, spec, &mut floors)?,
             mtu: spec.mtu,
@@ -57,6 +60,7 @@ impl State {
                 limits::SUBNETS_PER_NETWORK,
             ));
         }
+        check_driver(spec)?;
         self.check_ingress(spec)?;
         if spec.name == INGRESS && !spec.ingress {
             return Err(conflict(format_args!(
@@ -140,6 +144,9 @@ impl State {
         let old = self.known_network(id)?;
         let mut network = Network::clone(old);
         network.encrypted = change.encrypted.unwrap_or(old.encrypted);
+        if network.encrypted {
+            needs_tunnels(&network.driver, "--encrypted")?;
+        }
         for key in &change.labels_remove {
             network.labels.remove(key);
         }
@@ -209,5 +216,27 @@ impl State {
             .networks
             .get(&id)
             .map_or("?", |network| &network.name)
+    }
+}
+
+/// What only a driver with tunnels can have.
+fn check_driver(spec: &NetworkSpec) -> Result<(), Refusal> {
+    let of_tunnels = [
+        (spec.encrypted, "--encrypted"),
+        (spec.multicast, "--multicast"),
+        (spec.vni.is_some(), "--vni"),
+        (spec.ingress, "--ingress"),
+    ];
+    let mut asked = of_tunnels.into_iter().filter(|(asked, _)| *asked);
+    asked.try_for_each(|(_, flag)| needs_tunnels(&spec.driver, flag))
+}
+
+fn needs_tunnels(driver: &Driver, flag: &str) -> Result<(), Refusal> {
+    match driver.has_tunnels() {
+        true => Ok(()),
+        false => Err(invalid(format_args!(
+            "{flag} is of tunnels between nodes, and driver {driver} has none; leave it out, or use \
+             driver overlay"
+        ))),
     }
 }

@@ -7,7 +7,7 @@ use super::{Change, Decision, NetworkId, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{Refusal, ServiceChange, ServiceSpec};
 use crate::model::{
-    EndpointMode, HealthCheck, Probe, PublishMode, PublishedPort, Service, ServiceId,
+    Driver, EndpointMode, HealthCheck, Probe, PublishMode, PublishedPort, Service, ServiceId,
     ServiceNetwork,
 };
 
@@ -95,6 +95,13 @@ impl State {
         if network.ingress {
             return Err(invalid(format_args!(
                 "network {} carries published ports and takes no services; choose another",
+                network.name
+            )));
+        }
+        if network.driver == Driver::Bridge {
+            return Err(invalid(format_args!(
+                "network {} is local to each node (driver bridge), and a service is one for all \
+                 nodes; choose a network whose endpoints reach one another",
                 network.name
             )));
         }

@@ -12,9 +12,9 @@ use crate::command::{
     NodeSpec, Proposal, Secrets, ServiceChange, ServiceSpec, SubnetSpec,
 };
 use crate::model::{
-    Affinity, Attachment, Availability, BackendState, Cluster, ClusterId, EndpointId, EndpointKind,
-    EndpointMode, HealthCheck, Labels, MacAddr, NetworkId, NodeId, NodeStatus, Probe, Protocol,
-    PublishMode, PublishedPort, Role, Scheduler, ServiceId, SourceMode, Vni,
+    Affinity, Attachment, Availability, BackendState, Cluster, ClusterId, Driver, EndpointId,
+    EndpointKind, EndpointMode, HealthCheck, Labels, MacAddr, NetworkId, NodeId, NodeStatus, Probe,
+    Protocol, PublishMode, PublishedPort, Role, Scheduler, ServiceId, SourceMode, Vni,
 };
 
 pub(crate) fn proposal(request: u64, command: Command) -> Proposal {
@@ -84,6 +84,7 @@ pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
     NetworkSpec {
         id: network_id(number),
         name: name.to_owned(),
+        driver: Driver::Overlay,
         subnets: Vec::new(),
         vni: None,
         mtu: None,
@@ -361,8 +362,10 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
         1 => select(&["ingress", "Bad_"][..]).prop_map(str::to_owned),
     ];
     let ingress = proptest::bool::weighted(0.2);
-    (0u8..12, name, subnets, vni, any::<bool>(), ingress).prop_map(
-        |(id, name, subnets, vni, allow_overlap, ingress)| NetworkSpec {
+    let driver = prop_oneof![6 => Just(Driver::Overlay), 1 => Just(Driver::Bridge)];
+    (0u8..12, name, subnets, vni, any::<bool>(), ingress, driver).prop_map(
+        |(id, name, subnets, vni, allow_overlap, ingress, driver)| NetworkSpec {
+            driver,
             subnets,
             vni: vni.and_then(Vni::new),
             allow_overlap: allow_overlap && !ingress,

@@ -184,13 +184,15 @@ fn sandbox(
     lines.push(format!(
         "{id} link br0 bridge alias weft:{id} mtu {mtu} up master -"
     ));
-    lines.push(format!(
-        "{id} link vxlan0 vxlan alias weft:{id} mtu {mtu} up master br0"
-    ));
-    let (vni, local) = (network.vni, vtep_of(here)?);
-    lines.push(format!(
-        "{id} vxlan0 id {vni} local {local} port 4789 learning false proxy true ttl 64"
-    ));
+    if let Some(vni) = network.vni {
+        lines.push(format!(
+            "{id} link vxlan0 vxlan alias weft:{id} mtu {mtu} up master br0"
+        ));
+        let local = vtep_of(here)?;
+        lines.push(format!(
+            "{id} vxlan0 id {vni} local {local} port 4789 learning false proxy true ttl 64"
+        ));
+    }
     for endpoint in members {
         let (mac, address) = (&endpoint.mac, endpoint.ipv4);
         if endpoint.node == here {
@@ -201,7 +203,7 @@ fn sandbox(
                 "{id} link {port} veth alias {alias} mtu {mtu} up master br0"
             ));
             lines.push(format!("{id} station {mac} behind {port}"));
-        } else {
+        } else if network.vni.is_some() {
             let vtep = vtep_of(&endpoint.node)?;
             lines.push(format!("{id} station {mac} behind vxlan0"));
             lines.push(format!("{id} forward {mac} to {vtep} permanent"));

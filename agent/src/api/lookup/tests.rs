@@ -154,7 +154,7 @@ fn a_network(byte: u8, name: &str) -> Network {
         id: NetworkId::new([byte; Id::LEN]),
         name: name.to_owned(),
         driver: Driver::Overlay,
-        vni: Vni::FIRST,
+        vni: Some(Vni::FIRST),
         subnets: Vec::new(),
         mtu: None,
         internal: false,

@@ -13,10 +13,10 @@ pub struct Network {
     pub id: String,
     /// Unique in the cluster.
     pub name: String,
-    /// How endpoints on different nodes reach one another: `overlay`.
+    /// How endpoints reach one another: `overlay` (across nodes, by VXLAN) or `bridge` (those of one node).
     pub driver: String,
-    /// VXLAN network identifier.
-    pub vni: u32,
+    /// VXLAN network identifier; `null` of a driver without tunnels.
+    pub vni: Option<u32>,
     /// Where its addresses come from.
     pub subnets: Vec<Subnet>,
     /// MTU in bytes of endpoints.
@@ -69,7 +69,7 @@ impl Network {
             id: row.id.to_string(),
             name: row.name.clone(),
             driver: row.driver.to_string(),
-            vni: row.vni.get(),
+            vni: row.vni.map(model::Vni::get),
             subnets,
             mtu,
             encrypted: row.encrypted,

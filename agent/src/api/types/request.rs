@@ -68,7 +68,7 @@ pub struct LeaveRequest {
 pub struct NetworkCreateRequest {
     /// A DNS label that no network has.
     pub name: String,
-    /// `overlay`, also without it.
+    /// `overlay`, also without it, or `bridge`.
     pub driver: Option<String>,
     /// Without any: the next one from the cluster's pools.
     #[schema(value_type = Vec<String>)]

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use weft_raft::model::MacAddr;
+use weft_raft::model::{Driver, MacAddr};
 use weft_raft::state::limits;
 
 use super::service::{Publish, Unpublish};
@@ -14,7 +14,7 @@ use crate::api::types::Affinity;
 use crate::{duration, name, publish};
 
 /// Drivers that later versions have.
-const LATER_DRIVERS: [&str; 5] = ["bridge", "macvlan", "ipvlan", "vlan", "host-gw"];
+const LATER_DRIVERS: [&str; 4] = ["macvlan", "ipvlan", "vlan", "host-gw"];
 const MIN_CERT_EXPIRY: Duration = Duration::from_secs(3600);
 /// How long a client is remembered unless told otherwise; what Kubernetes' users know.
 const AFFINITY_TIMEOUT: Duration = Duration::from_secs(3 * 3600);
@@ -78,13 +78,13 @@ pub(super) fn subnet(text: &str) -> Result<Ipv4Net, String> {
 }
 
 pub(super) fn driver(text: &str) -> Result<String, String> {
-    if text == "overlay" {
-        Ok(text.to_owned())
-    } else if LATER_DRIVERS.contains(&text) {
-        Err("this version of weft does not have that driver yet; it has overlay".to_owned())
-    } else {
-        Err("no such driver; this version of weft has overlay".to_owned())
+    if LATER_DRIVERS.contains(&text) {
+        return Err(format!(
+            "this version of weft does not have that driver yet; it has {}",
+            Driver::NAMES
+        ));
     }
+    text.parse::<Driver>().map(|driver| driver.to_string())
 }
 
 pub(super) fn pid(text: &str) -> Result<u32, String> {

@@ -54,6 +54,7 @@ fn every_verb_of_the_contract_is_understood() {
         "network create web",
         "network create web --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --mtu 1400",
         "network create web --internal --multicast --allow-overlap --vni 5000 --label a=b",
+        "network create web --driver bridge --internal",
         "network create web --encrypted",
         "network create ingress --ingress --encrypted",
         "network update web --encrypted false --label-add a=b --label-rm c",
@@ -200,7 +201,7 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line_that_says_where_hel
         ("network create web --label a", "write it KEY=VALUE"),
         (
             "network create web --driver frob",
-            "this version of weft has overlay",
+            "no such driver; there is overlay or bridge",
         ),
         (
             "init --data-path-port 1023",
@@ -357,7 +358,7 @@ fn what_later_versions_bring_is_named_as_such() {
     }
     let refusal = refusal("network create web --driver macvlan");
     assert!(
-        refusal.contains("does not have that driver yet; it has overlay"),
+        refusal.contains("does not have that driver yet; it has overlay or bridge"),
         "{refusal}"
     );
 }

@@ -122,7 +122,7 @@ impl Listed for Network {
             self.id.clone(),
             self.name.clone(),
             self.driver.clone(),
-            self.vni.to_string(),
+            self.vni.map_or_else(String::new, |vni| vni.to_string()),
             subnets.join(","),
             self.mtu.to_string(),
             self.subnets.iter().map(|s| s.used).sum::<u64>().to_string(),

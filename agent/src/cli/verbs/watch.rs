@@ -63,7 +63,11 @@ fn sentence(event: &Event) -> String {
         ),
         Some(EventObject::Network(network)) => {
             let subnets: Vec<_> = network.subnets.iter().map(|s| s.cidr.to_string()).collect();
-            let detail = format!(": VNI {}, {}", network.vni, subnets.join(", "));
+            let kind = match network.vni {
+                Some(vni) => format!("VNI {vni}"),
+                None => network.driver.clone(),
+            };
+            let detail = format!(": {kind}, {}", subnets.join(", "));
             (network.name.clone(), detail)
         }
         Some(EventObject::Endpoint(endpoint)) => {

@@ -137,7 +137,7 @@ fn network(host: &Host, create: &[&str]) -> Checked<Network> {
     let text = format!(
         "{NETWORK} has subnet {} and VNI {}",
         subnets.join(", "),
-        network.vni
+        network.vni.unwrap_or_default()
     );
     Ok((network, text))
 }

@@ -20,7 +20,7 @@ use weft_overlay::gateway::{LegAddresses, MeshEntry, MeshSpec, NODE_MAX, SUBNET6
 use weft_overlay::{LocalEndpoint, NetnsRef, Remote, SandboxSpec, Tunnel};
 use weft_raft::model::{
     Endpoint, MacAddr, Network, Node, NodeId, NodeStatus, Protocol, PublishMode, PublishedPort,
-    Scheduler, Service, SourceMode, View,
+    Scheduler, Service, SourceMode, View, Vni,
 };
 
 use super::index::identity;
@@ -198,7 +198,7 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
         Some((mac(MacAddr::from_ipv4(address)), remote))
     });
     Some(SandboxSpec {
-        vni: network.vni.get(),
+        vni: network.vni.map_or(0, Vni::get),
         mtu: mesh_mtu(view),
         vtep: vtep(cluster, network, here),
         tunnel: Tunnel::Vxlan,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::*;
 use crate::command::{EndpointSpec, NetworkSpec};
 use crate::model::{
-    Attachment, Availability, EndpointId, EndpointKind, Labels, NetworkId, NodeStatus,
+    Attachment, Availability, Driver, EndpointId, EndpointKind, Labels, NetworkId, NodeStatus,
 };
 
 /// Longest that anything here may take on a busy machine.
@@ -168,6 +168,7 @@ fn create_network(name: &str) -> Command {
     Command::CreateNetwork(Box::new(NetworkSpec {
         id: NetworkId::new(fresh()),
         name: name.to_owned(),
+        driver: Driver::Overlay,
         subnets: Vec::new(),
         vni: None,
         mtu: None,

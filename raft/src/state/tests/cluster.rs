@@ -14,11 +14,11 @@ fn a_fresh_cluster_has_the_numbers_that_users_know() {
     let ingress = pair.state.view().networks[&network_id(0)].clone();
     assert_eq!(ingress.name, "ingress");
     assert!(ingress.ingress);
-    assert_eq!(ingress.vni, Vni::INGRESS);
+    assert_eq!(ingress.vni, Some(Vni::INGRESS));
     assert_eq!(ingress.subnets[0].cidr, net("10.0.0.0/24"));
 
     let web = pair.network(network_spec(1, "web"));
-    assert_eq!(web.vni.get(), 4097);
+    assert_eq!(web.vni.map(Vni::get), Some(4097));
     assert_eq!(web.subnets[0].cidr, net("10.0.1.0/24"));
     assert_eq!(web.subnets[0].gateway.octets(), [10, 0, 1, 1]);
 

@@ -122,7 +122,7 @@ fn another_one_has_the_same_vni_and_an_address_for_every_node() {
         ..ingress_spec(2, "ingress")
     });
     assert!(again.ingress);
-    assert_eq!((again.vni.get(), again.mtu), (4096, Some(1300)));
+    assert_eq!((again.vni, again.mtu), (Some(Vni::INGRESS), Some(1300)));
     assert_eq!(addresses(&pair), ["10.9.0.2", "10.9.0.3"]);
     pair.done(Command::AddNode(Box::new(node_spec(3, Role::Worker))));
     assert_eq!(pair.node(3).ingress, Some([10, 9, 0, 4].into()));
@@ -133,15 +133,21 @@ fn another_one_has_the_same_vni_and_an_address_for_every_node() {
 #[test]
 fn another_one_may_have_another_name_vni_and_the_next_subnet() {
     let mut pair = without();
-    assert_eq!(pair.network(network_spec(2, "db")).vni.get(), 4098);
+    assert_eq!(
+        pair.network(network_spec(2, "db")).vni.map(Vni::get),
+        Some(4098)
+    );
     let again = pair.network(NetworkSpec {
         vni: Vni::new(77),
         ..ingress_spec(3, "mesh")
     });
-    assert_eq!(again.vni.get(), 77);
+    assert_eq!(again.vni.map(Vni::get), Some(77));
     assert_eq!(again.subnets[0].cidr, net("10.0.2.0/24"));
     assert_eq!(addresses(&pair), ["10.0.2.2", "10.0.2.3"]);
-    assert_eq!(pair.network(network_spec(4, "api")).vni.get(), 4099);
+    assert_eq!(
+        pair.network(network_spec(4, "api")).vni.map(Vni::get),
+        Some(4099)
+    );
     pair.done(remove(3));
     pair.network(ingress_spec(5, "ingress"));
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::command::{NetworkChange, NodeChange, SubnetSpec};
-use crate::model::{Labels, Role, Vni};
+use crate::model::{Driver, Labels, Role, Vni};
 
 fn create(spec: NetworkSpec) -> Command {
     Command::CreateNetwork(Box::new(spec))
@@ -200,9 +200,12 @@ fn a_removed_network_gives_back_its_vni_and_subnet() {
     }
     pair.done(Command::RemoveNetwork { id: network_id(2) });
     let again = pair.network(network_spec(4, "d"));
-    assert_eq!(again.vni.get(), 4098);
+    assert_eq!(again.vni.map(Vni::get), Some(4098));
     assert_eq!(again.subnets[0].cidr, net("10.0.2.0/24"));
-    assert_eq!(pair.network(network_spec(5, "e")).vni.get(), 4100);
+    assert_eq!(
+        pair.network(network_spec(5, "e")).vni.map(Vni::get),
+        Some(4100)
+    );
 }
 
 #[test]
@@ -212,9 +215,15 @@ fn a_wanted_vni_is_honoured_once() {
         vni: Vni::new(vni),
         ..network_spec(number, name)
     };
-    assert_eq!(pair.network(wanting(1, "a", 4097)).vni.get(), 4097);
-    assert_eq!(pair.network(network_spec(2, "b")).vni.get(), 4098);
-    assert_eq!(pair.network(wanting(3, "c", 5)).vni.get(), 5);
+    assert_eq!(
+        pair.network(wanting(1, "a", 4097)).vni.map(Vni::get),
+        Some(4097)
+    );
+    assert_eq!(
+        pair.network(network_spec(2, "b")).vni.map(Vni::get),
+        Some(4098)
+    );
+    assert_eq!(pair.network(wanting(3, "c", 5)).vni.map(Vni::get), Some(5));
     assert_eq!(
         pair.refused(create(wanting(4, "d", 4097))),
         (
@@ -338,7 +347,10 @@ fn a_network_is_encrypted_from_the_start_or_later_and_keeps_all_else() {
     // Its addresses are held as before.
     let next = pair.endpoint(endpoint_spec(2, 1, "db2"));
     assert_ne!(next.ipv4, endpoint.ipv4);
-    assert_eq!(pair.network(network_spec(2, "b")).vni.get(), 4098);
+    assert_eq!(
+        pair.network(network_spec(2, "b")).vni.map(Vni::get),
+        Some(4098)
+    );
     // The ingress network is no exception.
     pair.done(update(0, encrypted(true)));
     assert!(pair.state.view().networks[&network_id(0)].encrypted);
@@ -371,4 +383,71 @@ fn labels_of_a_network_are_set_and_removed() {
     assert_eq!(*labels, [("zone".to_owned(), "x".to_owned())].into());
     let (kind, _) = pair.refused(update(1, relabel("zone", "not a key")));
     assert_eq!(kind, RefusalKind::Invalid);
+}
+
+#[test]
+fn a_network_without_tunnels_has_no_vni_and_nothing_else_of_them() {
+    let mut pair = Pair::cluster();
+    let spec = NetworkSpec {
+        driver: Driver::Bridge,
+        ..network_spec(1, "here")
+    };
+    let network = pair.network(spec.clone());
+    assert_eq!((&network.driver, network.vni), (&Driver::Bridge, None));
+    // The next one has the first number.
+    let next = pair.network(network_spec(2, "web"));
+    assert_eq!(next.vni, Some(Vni::FIRST));
+    let spec = NetworkSpec {
+        id: network_id(3),
+        name: "more".to_owned(),
+        ..spec
+    };
+    let asked = [
+        (
+            "--encrypted",
+            NetworkSpec {
+                encrypted: true,
+                ..spec.clone()
+            },
+        ),
+        (
+            "--multicast",
+            NetworkSpec {
+                multicast: true,
+                ..spec.clone()
+            },
+        ),
+        (
+            "--vni",
+            NetworkSpec {
+                vni: Vni::new(7),
+                ..spec.clone()
+            },
+        ),
+    ];
+    for (flag, spec) in asked {
+        let (kind, message) = pair.refused(create(spec));
+        assert_eq!(kind, RefusalKind::Invalid);
+        let why = "is of tunnels between nodes, and driver bridge has none; leave it out, or use \
+                   driver overlay";
+        assert_eq!(message, format!("{flag} {why}"));
+    }
+    let encrypt = Command::UpdateNetwork {
+        id: network_id(1),
+        change: Box::new(NetworkChange {
+            encrypted: Some(true),
+            ..NetworkChange::default()
+        }),
+    };
+    assert!(
+        pair.refused(encrypt)
+            .1
+            .starts_with("--encrypted is of tunnels")
+    );
+    let service = Command::CreateService(Box::new(service_spec(1, &[1], "front")));
+    assert_eq!(
+        pair.refused(service).1,
+        "network here is local to each node (driver bridge), and a service is one for all nodes; \
+         choose a network whose endpoints reach one another"
+    );
 }

@@ -33,6 +33,7 @@ mod t80_encrypted;
 mod t81_wire;
 mod t82_keys;
 mod t83_upsets;
+mod t85_drivers;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         t81_wire::CASES,
         t82_keys::CASES,
         t83_upsets::CASES,
+        t85_drivers::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

@@ -195,9 +195,9 @@ fn names_unknown_taken_or_malformed() -> Result<()> {
             &["x", "KEY=VALUE"],
         ),
         (
-            &["network", "create", "n", "--driver", "bridge"],
+            &["network", "create", "n", "--driver", "macvlan"],
             2,
-            &["bridge", "overlay"],
+            &["macvlan", "overlay or bridge"],
         ),
         (
             &["network", "create", "n", "--driver", "x"],

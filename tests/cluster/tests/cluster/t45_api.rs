@@ -214,7 +214,7 @@ fn nonsense_on_the_socket() -> Result<()> {
         (
             "POST",
             "/v1/networks",
-            "{\"name\":\"n\",\"driver\":\"bridge\"}",
+            "{\"name\":\"n\",\"driver\":\"wire\"}",
             501,
         ),
         ("POST", "/v1/networks", &large, 400),
