@@ -3,6 +3,7 @@
 //! A [`Proposal`] is the payload of a log entry. Times and random bytes are in it because the
 //! state machine may not make its own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -194,6 +195,8 @@ pub struct NodeChange {
     pub addresses: Option<Vec<IpAddr>>,
     /// New notices, all of them.
     pub notices: Option<Vec<Notice>>,
+    /// New narrow paths, all of them.
+    pub paths: Option<BTreeMap<NodeId, u32>>,
 }
 
 /// A network to be made.

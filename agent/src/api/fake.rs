@@ -210,6 +210,7 @@ pub(crate) fn a_node() -> Node {
         addr: "192.0.2.1:2377".parse().unwrap(),
         data_path_addr: "192.0.2.1".parse().unwrap(),
         underlay_mtu: 1500,
+        narrow_paths: [("9f2c".to_owned(), 1400)].into(),
         version: "0.1.0".into(),
         labels: [("rack".to_owned(), "1".to_owned())].into(),
         revision: 7,

@@ -16,6 +16,7 @@ mod member;
 mod metrics;
 mod notices;
 mod own_ports;
+mod paths;
 mod reconcile;
 mod service_plane;
 mod services;
@@ -153,6 +154,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     });
     let mut reconciling = tokio::spawn(reconciler.run(stop.clone()));
     let noticing = tokio::spawn(notices::keep(control.clone(), stop.clone()));
+    let trying_out = tokio::spawn(paths::keep(control.clone(), stop.clone()));
     let serving = tokio::spawn(server::serve(
         socket,
         Arc::new(daemon),
@@ -180,6 +182,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         let _ = measuring.await;
     }
     let _ = noticing.await;
+    let _ = trying_out.await;
     ended
 }
 

@@ -103,7 +103,7 @@ impl Index {
 
     /// Only what the tunnels use of a node matters; a heartbeat's change of status does not.
     fn node_changed(&self, view: &View, old: Option<&Node>, new: Option<&Node>, dirty: &mut Dirty) {
-        let facts = |node: &Node| (node.data_path_addr, node.underlay_mtu);
+        let facts = |node: &'_ Node| (node.data_path_addr, node.underlay_mtu, node.paths.clone());
         if old.map(facts) == new.map(facts) {
             return;
         }

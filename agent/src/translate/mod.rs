@@ -119,7 +119,7 @@ pub(crate) fn network_mtu(
 ) -> u32 {
     let nodes = || nodes_of(view, index, network, local);
     let fitting = || match network.driver.has_tunnels() {
-        true => fitting_mtu(network.encrypted, nodes().into_iter()),
+        true => fitting_mtu(network.encrypted, &nodes()),
         false => {
             let links = nodes().into_iter().map(|node| node.underlay_mtu);
             links.min().unwrap_or(MIN_MTU).max(MIN_MTU)
@@ -141,14 +141,14 @@ pub(crate) fn mtu_warning(
     }
     let mtu = network_mtu(view, index, network, local);
     let nodes = nodes_of(view, index, network, local);
-    let narrowest = nodes.into_iter().min_by_key(|node| sealed_mtu(node).ok())?;
-    match sealed_mtu(narrowest) {
+    let (narrowest, carried) = { underlays(&nodes).into_iter() }.min_by_key(|(_, mtu)| *mtu)?;
+    match sealed_mtu(narrowest, carried) {
         Ok(fits) if mtu <= fits => None,
         Ok(fits) => Some(format!(
-            "MTU {mtu} does not fit: encryption leaves {fits} of the {} bytes that the underlay of \
-             {} carries, and longer packets are dropped; make the network with --mtu {fits}, or \
+            "MTU {mtu} does not fit: encryption leaves {fits} of the {carried} bytes that the underlay \
+             of {} carries, and longer packets are dropped; make the network with --mtu {fits}, or \
              without --mtu",
-            narrowest.underlay_mtu, narrowest.name
+            narrowest.name
         )),
         Err(error) => Some(format!("{} is too narrow: {error}", narrowest.name)),
     }
@@ -173,29 +173,45 @@ fn nodes_of<'a>(
 }
 
 /// The largest MTU of endpoints in bytes that all these nodes carry in one piece.
-fn fitting_mtu<'a>(encrypted: bool, nodes: impl Iterator<Item = &'a Node>) -> u32 {
-    let left = |node: &Node| match encrypted {
-        true => sealed_mtu(node).unwrap_or(MIN_MTU),
-        false => path_mtu(node),
+fn fitting_mtu(encrypted: bool, nodes: &[&Node]) -> u32 {
+    let left = |(node, carried): (&Node, u32)| match encrypted {
+        true => sealed_mtu(node, carried).unwrap_or(MIN_MTU),
+        false => path_mtu(node, carried),
     };
-    nodes.map(left).min().unwrap_or(MIN_MTU).max(MIN_MTU)
+    let left = underlays(nodes).into_iter().map(left);
+    left.min().unwrap_or(MIN_MTU).max(MIN_MTU)
+}
+
+/// What the underlay of each of these nodes carries, to all of the others: its device's MTU, or
+/// what the narrowest of the paths to them does.
+fn underlays<'a>(nodes: &[&'a Node]) -> Vec<(&'a Node, u32)> {
+    let ids: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let carried = |node: &'a Node| {
+        let paths = node.paths.iter().filter(|(peer, _)| ids.contains(peer));
+        let narrowest = paths.map(|(_, mtu)| *mtu).min();
+        (
+            node,
+            narrowest.map_or(node.underlay_mtu, |mtu| mtu.min(node.underlay_mtu)),
+        )
+    };
+    nodes.iter().copied().map(carried).collect()
 }
 
 /// What a node's tunnels carry, in bytes.
-fn path_mtu(node: &Node) -> u32 {
-    node.underlay_mtu.saturating_sub(match node.data_path_addr {
+fn path_mtu(node: &Node, underlay_mtu: u32) -> u32 {
+    underlay_mtu.saturating_sub(match node.data_path_addr {
         IpAddr::V4(_) => VXLAN_OVERHEAD_V4,
         IpAddr::V6(_) => VXLAN_OVERHEAD_V6,
     })
 }
 
 /// What they carry when it is encrypted.
-fn sealed_mtu(node: &Node) -> Result<u32, TooNarrow> {
+fn sealed_mtu(node: &Node, underlay_mtu: u32) -> Result<u32, TooNarrow> {
     let family = match node.data_path_addr {
         IpAddr::V4(_) => Family::V4,
         IpAddr::V6(_) => Family::V6,
     };
-    weft_encrypt::mtu::endpoint_mtu(node.underlay_mtu, family)
+    weft_encrypt::mtu::endpoint_mtu(underlay_mtu, family)
 }
 
 fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub(super) fn node(number: u8, mtu: u32) -> Node {
         revision: 1,
         addresses: Vec::new(),
         notices: Vec::new(),
+        paths: BTreeMap::new(),
     }
 }
 

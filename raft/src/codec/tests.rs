@@ -44,6 +44,7 @@ fn commands() -> Vec<Command> {
                     service: Some(service_id(1)),
                     message: "no".to_owned(),
                 }]),
+                paths: Some(BTreeMap::from([(node_id(1), 1400)])),
             }),
         },
         Command::RemoveNode { id: node_id(2) },

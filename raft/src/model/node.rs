@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -43,6 +44,9 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// What of the host keeps services from being reached there, as its agent found.
     pub notices: Vec<Notice>,
+    /// What the paths to other nodes' tunnel ends carry, bytes, where that is less than both ends'
+    /// `underlay_mtu`; as its agent found.
+    pub paths: BTreeMap<NodeId, u32>,
 }
 
 /// Something of a host that keeps services from being reached there.

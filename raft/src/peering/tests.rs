@@ -4,7 +4,7 @@
 mod pieces;
 mod sessions;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -216,6 +216,7 @@ fn row(id: NodeId, addr: SocketAddr) -> Node {
         revision: 1,
         addresses: Vec::new(),
         notices: Vec::new(),
+        paths: BTreeMap::new(),
     }
 }
 

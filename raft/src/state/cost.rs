@@ -3,8 +3,8 @@
 
 use crate::command::{Object, Outcome};
 use crate::model::{
-    Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, Notice, Probe, PublishedPort,
-    Service, Subnet,
+    Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, NodeId, Notice, Probe,
+    PublishedPort, Service, Subnet,
 };
 
 // The map entry, the reference counts and the allocator's rounding that come with a row.
@@ -51,6 +51,7 @@ pub(super) fn of_node(node: &Node) -> usize {
             .iter()
             .map(|notice| size_of::<Notice>() + notice.message.len())
             .sum::<usize>()
+        + node.paths.len() * size_of::<(NodeId, u32)>()
         + of_labels(&node.labels)
 }
 

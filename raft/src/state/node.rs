@@ -78,6 +78,7 @@ impl State {
             revision: index,
             addresses: Vec::new(),
             notices: Vec::new(),
+            paths: BTreeMap::new(),
         };
         check_facts(&node)?;
         self.check_room(cost::of_node(&node))?;
@@ -148,6 +149,9 @@ impl State {
         }
         if let Some(notices) = &change.notices {
             node.notices.clone_from(notices);
+        }
+        if let Some(paths) = &change.paths {
+            node.paths.clone_from(paths);
         }
         for key in &change.labels_remove {
             node.labels.remove(key);
@@ -248,7 +252,15 @@ fn check_facts(node: &Node) -> Result<(), Refusal> {
     check::labels(&node.labels)?;
     check_routes(&node.host_routes)?;
     check_addresses(&node.addresses)?;
-    check_notices(&node.notices)
+    check_notices(&node.notices)?;
+    check_paths(&node.paths)
+}
+
+fn check_paths(paths: &BTreeMap<NodeId, u32>) -> Result<(), Refusal> {
+    match paths.len() {
+        0..=limits::NODES => paths.values().copied().try_for_each(check::underlay_mtu),
+        many => Err(check::too_many("narrow paths", many, limits::NODES)),
+    }
 }
 
 fn check_addresses(addresses: &[IpAddr]) -> Result<(), Refusal> {

@@ -146,6 +146,7 @@ fn a_node(byte: u8, name: &str) -> Node {
         revision: 1,
         addresses: Vec::new(),
         notices: Vec::new(),
+        paths: BTreeMap::new(),
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Node {
     pub data_path_addr: IpAddr,
     /// MTU in bytes of the device that carries `data_path_addr`.
     pub underlay_mtu: u32,
+    /// What the paths to other nodes' tunnel ends carry, bytes by node id, where that is less than
+    /// the devices at both ends do. Networks with both nodes have a smaller MTU for it.
+    pub narrow_paths: BTreeMap<String, u32>,
     /// Version of its agent.
     pub version: String,
     /// Operator annotations.
@@ -123,6 +126,9 @@ impl Node {
             addr: row.addr,
             data_path_addr: row.data_path_addr,
             underlay_mtu: row.underlay_mtu,
+            narrow_paths: { row.paths.iter() }
+                .map(|(node, mtu)| (node.to_string(), *mtu))
+                .collect(),
             version: row.version.clone(),
             labels: row.labels.clone(),
             revision: row.revision,

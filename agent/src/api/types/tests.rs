@@ -21,6 +21,7 @@ fn a_node_is_written_with_the_documented_names() {
             "id": "aaaaaaaaaaaaaaaa", "name": "h1", "self": true, "role": "manager",
             "leader": true, "status": "ready", "availability": "active",
             "addr": "192.0.2.1:2377", "data_path_addr": "192.0.2.1", "underlay_mtu": 1500,
+            "narrow_paths": {"9f2c": 1400},
             "version": "0.1.0", "labels": {"rack": "1"}, "revision": 7,
             "addresses": ["192.0.2.1"], "warnings": ["a firewall"],
         }),

@@ -13,7 +13,7 @@ pub(super) fn of_change(before: &View, revision: Revision, change: &Change) -> V
     match change {
         Change::Node(row) => {
             let known = before.nodes.get(&row.id).map(AsRef::as_ref);
-            let mut events = notices(known, row, revision);
+            let mut events = notices(before, known, row, revision);
             events.extend(addresses(before, row.id, known, Some(row), revision));
             events
         }
@@ -25,11 +25,11 @@ pub(super) fn of_change(before: &View, revision: Revision, change: &Change) -> V
     }
 }
 
-/// A node's own notices that it had not before, or has no longer.
-fn notices(before: Option<&Node>, now: &Node, revision: Revision) -> Vec<Event> {
+/// A node's own notices and narrow paths that it had not before, or has no longer.
+fn notices(view: &View, before: Option<&Node>, now: &Node, revision: Revision) -> Vec<Event> {
     let of = |row: &Node| -> BTreeSet<String> {
         let messages = row.notices.iter().map(|notice| notice.message.clone());
-        messages.collect()
+        messages.chain(narrow_paths(view, row)).collect()
     };
     let (was, is) = (before.map(of).unwrap_or_default(), of(now));
     let event = |action, message: &String| Event {
@@ -89,4 +89,17 @@ fn addresses(
         }
     }
     events
+}
+
+/// What is to be known of paths that carry less than the devices at their ends.
+fn narrow_paths(view: &View, row: &Node) -> impl Iterator<Item = String> {
+    { row.paths.iter() }.filter_map(|(id, mtu)| {
+        let peer = view.nodes.get(id)?;
+        let devices = row.underlay_mtu.min(peer.underlay_mtu);
+        Some(format!(
+            "packets of more than {mtu} bytes do not reach {}, though the devices at both ends carry \
+             {devices}: networks with both have a smaller MTU; let what is between pass {devices} bytes",
+            peer.name
+        ))
+    })
 }

@@ -552,9 +552,9 @@ fn on_mesh(address: Ipv4Addr, family: Family) -> IpAddr {
 pub(crate) fn mesh_mtu(view: &View) -> u32 {
     let network = ingress_network(view);
     let encrypted = network.is_some_and(|network| network.encrypted);
-    let nodes = view.nodes.values().map(AsRef::as_ref);
+    let nodes: Vec<&Node> = view.nodes.values().map(AsRef::as_ref).collect();
     let chosen = network.and_then(|network| network.mtu);
-    chosen.unwrap_or_else(|| fitting_mtu(encrypted, nodes))
+    chosen.unwrap_or_else(|| fitting_mtu(encrypted, &nodes))
 }
 
 /// The nodes at the other ends of the ingress network's tunnels; `None` if this node has none.

@@ -8,6 +8,7 @@ use weft_cluster_tests::weft::act_by_name;
 mod secret;
 mod site;
 mod t10_overlay;
+mod t12_paths;
 mod t15_failures;
 mod t20_control;
 mod t30_refusals;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         t10_overlay::CASES,
+        t12_paths::CASES,
         t15_failures::CASES,
         t20_control::CASES,
         t30_refusals::CASES,
