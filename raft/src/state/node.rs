@@ -12,6 +12,7 @@ use crate::model::{EndpointId, Labels, NodeId, NodeStatus, Notice, Role};
 impl State {
     pub(super) fn add_node(&self, index: Revision, spec: &NodeSpec) -> Result<Decision, Refusal> {
         self.check_control_port(spec.addr)?;
+        self.check_tunnel_end(spec.id, spec.data_path_addr)?;
         let node = match self.view.nodes.get(&spec.id) {
             Some(known) => self.readmit(index, known, spec)?,
             None => {
@@ -130,6 +131,7 @@ impl State {
             node.addr = addr;
         }
         if let Some(addr) = change.data_path_addr {
+            self.check_tunnel_end(id, addr)?;
             node.data_path_addr = addr;
         }
         if let Some(mtu) = change.underlay_mtu {
@@ -210,6 +212,27 @@ impl State {
         match &self.view.cluster {
             Some(cluster) => check::apart_from_tunnels(addr, cluster.data_path_port),
             None => Ok(()),
+        }
+    }
+
+    /// A tunnel end is one node's: others would send it what is for both. A node that is down keeps
+    /// it from nobody, as its host may have been set up anew; and loopback addresses are every host's.
+    fn check_tunnel_end(&self, id: NodeId, end: IpAddr) -> Result<(), Refusal> {
+        let end = end.to_canonical();
+        let mut others = self.view.nodes.values();
+        let holder = others.find(|node| {
+            node.id != id
+                && !end.is_loopback()
+                && node.status != NodeStatus::Down
+                && node.data_path_addr.to_canonical() == end
+        });
+        match holder {
+            None => Ok(()),
+            Some(holder) => Err(in_use(format_args!(
+                "data-path address {end} is that of node {}, which is up; choose one of this host's own \
+                 with --data-path-addr, or remove that node",
+                holder.name
+            ))),
         }
     }
 

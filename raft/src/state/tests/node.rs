@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::{NodeChange, NodeSpec};
+use crate::command::{NodeChange, NodeSpec, RefusalKind};
 use crate::model::{Availability, Labels, NodeStatus, Role};
 
 fn add(number: u8, role: Role) -> Command {
@@ -229,4 +229,17 @@ fn managers_are_limited() {
         )
     );
     pair.done(add(99, Role::Worker));
+}
+
+#[test]
+fn a_tunnel_end_is_one_nodes_unless_that_is_down() {
+    let mut pair = Pair::cluster();
+    let mut spec = node_spec(5, Role::Worker);
+    spec.data_path_addr = node_spec(2, Role::Worker).data_path_addr;
+    let join = || Command::AddNode(Box::new(spec.clone()));
+    let (kind, message) = pair.refused(join());
+    assert_eq!(kind, RefusalKind::InUse);
+    assert!(message.contains("--data-path-addr"), "{message}");
+    pair.done(Command::SetNodeStatus(vec![(node_id(2), NodeStatus::Down)]));
+    pair.done(join());
 }
