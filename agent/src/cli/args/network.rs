@@ -45,7 +45,7 @@ pub struct NetworkCreateArgs {
     /// 1 to 63 of a-z, 0-9 and -
     #[arg(value_parser = value::network_name)]
     pub name: String,
-    /// Whose endpoints meet: overlay, those of all hosts; bridge, those of one
+    /// overlay: across hosts; bridge: each host by itself
     #[arg(short, long, value_name = "DRIVER", default_value = "overlay",
           value_parser = value::driver)]
     pub driver: String,
