@@ -9,7 +9,7 @@ use weft_encrypt::path::{ESP_PORT, PathState};
 use weft_encrypt::sa::{Limits, OutboundSa};
 
 use crate::capture::{Capture, datagrams};
-use crate::lab::{Host, INNER_PORT, PORTS, Shape, V4, VNI, hosts, key, name, peers, until};
+use crate::lab::{Host, INNER_PORT, PORTS, Shape, V4, VNI, frames, hosts, key, name, peers, until};
 use crate::traffic::{PAUSE, exchange, shout};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
@@ -86,17 +86,7 @@ impl Forger {
 }
 
 fn frames_in(host: &Host) -> u64 {
-    let output = crate::lab::run(&host.inside, "cat /proc/net/dev").stdout;
-    let text = String::from_utf8(output).unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("vx0:"));
-    line.unwrap()
-        .split_whitespace()
-        .nth(2)
-        .unwrap()
-        .parse()
-        .unwrap()
+    frames(&host.inside, "vx0").0
 }
 
 fn of_forger(state: &PathState) -> InboundCounters {

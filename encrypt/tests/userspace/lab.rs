@@ -1,7 +1,7 @@
 //! Two hosts, each with an encrypted network's end.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output};
 use std::thread;
@@ -238,17 +238,17 @@ fn host(ns: Ns, shape: &Shape, side: Side) -> Host {
 }
 
 /// The port of a network whose other endpoint is on that peer.
-pub(crate) fn port(inside: &Ns, here: IpAddr, vtep: IpAddr) -> PortSpec {
-    let there = if here == ip(LEFT) { RIGHT } else { LEFT };
+fn port(inside: &Ns, here: IpAddr, vtep: IpAddr) -> PortSpec {
+    let there = other(here);
     let remote = RemoteSpec {
-        addresses: vec![ip(there)],
+        addresses: vec![there],
         vtep,
     };
     let inside = inside.0.as_fd().as_raw_fd();
     PortSpec {
         netns: format!("/proc/self/fd/{inside}").into(),
         multicast: false,
-        remotes: [(mac_of(ip(there)), remote)].into(),
+        remotes: [(mac_of(there), remote)].into(),
         flood: [vtep].into(),
     }
 }
@@ -317,8 +317,34 @@ fn bridge(host: &Host) {
 /// What whoever has the sandbox does with the device in it.
 pub(crate) fn set_up_port(host: &Host, shape: &Shape) {
     let Shape { mtu, queue, .. } = shape;
-    let joined = format!("ip link set {PORT_IFNAME} up mtu {mtu} txqueuelen {queue} master vx0");
+    if *queue != TAP_QUEUE {
+        let longer = format!("ip link set {PORT_IFNAME} txqueuelen {queue}");
+        succeed(&host.inside, &longer);
+    }
+    let joined = format!("ip link set {PORT_IFNAME} up mtu {mtu} master vx0");
     succeed(&host.inside, &joined);
+    // With its first port the bridge has a carrier, and sends when the kernel has seen to that.
+    let socket = host
+        .inside
+        .run(|| UdpSocket::bind((host.address, 0)).unwrap());
+    let sent = || ["vx0", PORT_IFNAME].map(|link| frames(&host.inside, link).1);
+    let before = sent();
+    until("the bridge sends", || {
+        // Where nobody listens.
+        socket.send_to(b"now?", (other(host.address), 9)).unwrap();
+        sent().iter().zip(before).all(|(now, before)| *now > before)
+    });
+}
+
+/// How many frames a link has received, and sent.
+pub(crate) fn frames(inside: &Ns, link: &str) -> (u64, u64) {
+    let text = String::from_utf8(run(inside, "cat /proc/net/dev").stdout).unwrap();
+    let start = format!("{link}:");
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.trim_start().starts_with(&start));
+    let mut words = line.unwrap().split_whitespace();
+    let mut number = |skipped| words.nth(skipped).unwrap().parse().unwrap();
+    (number(2), number(7))
 }
 
 /// An address in the encrypted network, and where the other one is.
@@ -329,13 +355,14 @@ fn enter(host: &Host, mtu: u32) {
     );
     succeed(&host.inside, &format!("ip link set vx0 up mtu {mtu}"));
     // Nothing is resolved, so nothing is sent but what the cases send.
-    for address in [ip(LEFT), ip(RIGHT)] {
-        if address != host.address {
-            let mac = mac(address);
-            let neighbour = format!("ip neigh add {address} lladdr {mac} dev vx0 nud permanent");
-            succeed(&host.inside, &neighbour);
-        }
-    }
+    let (address, mac) = (other(host.address), mac(other(host.address)));
+    let neighbour = format!("ip neigh add {address} lladdr {mac} dev vx0 nud permanent");
+    succeed(&host.inside, &neighbour);
+}
+
+/// The other of the two addresses.
+fn other(address: IpAddr) -> IpAddr {
+    ip(if address == ip(LEFT) { RIGHT } else { LEFT })
 }
 
 /// The name of the association of that number between the peers.
@@ -387,6 +414,6 @@ fn mac(address: IpAddr) -> String {
     format!("02:00:00:00:00:0{last}")
 }
 
-pub(crate) fn mac_of(address: IpAddr) -> [u8; 6] {
+fn mac_of(address: IpAddr) -> [u8; 6] {
     [2, 0, 0, 0, 0, if address == ip(LEFT) { 1 } else { 2 }]
 }

@@ -177,18 +177,20 @@ fn a_translated_peer_is_found() {
 }
 
 pub(crate) fn without_the_device_it_says_so() {
-    let spec = PathSpec {
-        local: ip("127.0.0.1"),
-        esp_port: ESP_PORT,
-        inner_port: INNER_PORT,
-        underlay_mtu: 1500,
-        peers: BTreeMap::new(),
-        form: Form::Vxlan,
-        ports: BTreeMap::new(),
-    };
-    let refused = Userspace::start(spec, None).err().unwrap().to_string();
-    assert!(
-        refused.contains("open /dev/net/tun: Permission denied"),
-        "{refused}"
-    );
+    for form in [Form::Vxlan, Form::Port] {
+        let spec = PathSpec {
+            local: ip("127.0.0.1"),
+            esp_port: ESP_PORT,
+            inner_port: INNER_PORT,
+            underlay_mtu: 1500,
+            peers: BTreeMap::new(),
+            form,
+            ports: BTreeMap::new(),
+        };
+        let refused = Userspace::start(spec, None).err().unwrap().to_string();
+        assert!(
+            refused.contains("open /dev/net/tun: Permission denied"),
+            "{refused}"
+        );
+    }
 }

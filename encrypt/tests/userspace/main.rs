@@ -11,6 +11,7 @@ mod decoded;
 mod hostile;
 mod lab;
 mod life;
+mod ports;
 mod traffic;
 
 use std::fs::OpenOptions;
@@ -21,7 +22,14 @@ fn main() {
     let arguments = Arguments::from_args();
     weft_test_netns::isolate();
     let cases = if OpenOptions::new().write(true).open("/dev/net/tun").is_ok() {
-        [traffic::CASES, decoded::CASES, hostile::CASES, life::CASES].concat()
+        [
+            traffic::CASES,
+            decoded::CASES,
+            hostile::CASES,
+            life::CASES,
+            ports::CASES,
+        ]
+        .concat()
     } else {
         eprintln!("/dev/net/tun cannot be opened by this user");
         vec![(
