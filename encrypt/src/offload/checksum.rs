@@ -3,27 +3,37 @@
 //! Sums are folded to 16 bits, of words in network byte order, and not complemented. Zero and
 //! 0xffff stand for the same number; a sum is zero only if all that was added is.
 
-/// Bytes that are summed up at once.
-const BLOCK: usize = 64;
-/// Lanes of 32 bits in a block.
-const LANES: usize = BLOCK / 4;
+use crate::userspace::sys;
+
+/// Fewer bytes than this are not worth the choice between processors.
+const SHORT: usize = 64;
 
 /// Sum of these bytes; an odd one at the end is the high half of a word (RFC 1071 section 4.1).
 pub fn sum(bytes: &[u8]) -> u16 {
-    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    let mut total = 0;
-    if !blocks.is_empty() {
-        // Words of 32 bits in 64: neither a lane nor their sum overflows below 2^32 words.
-        let mut lanes = [0u64; LANES];
-        for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
-        }
-        total = lanes.iter().sum();
-    }
+    // Summed in the machine's byte order: the sum's bytes are in that order, too (RFC 1071
+    // section 2 B).
+    let total = if bytes.len() < SHORT {
+        words(bytes)
+    } else {
+        sys::sum_words(bytes)
+    };
+    u16::from_be_bytes(fold(total).to_ne_bytes())
+}
+
+/// Sum of the words of 32 bits, in the machine's byte order, the last one filled up with zeros. A body
+/// for functions that are compiled for one processor or another.
+#[inline(always)]
+pub(crate) fn words(bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks::<64>();
+    let (quarters, rest) = rest.as_chunks::<16>();
     let (words, tail) = rest.as_chunks::<4>();
+    // Words of 32 bits in 64: neither a lane nor their sum overflows below 2^32 words.
+    let mut total = if blocks.is_empty() {
+        0
+    } else {
+        lanes::<16, 64>(blocks)
+    };
+    total += lanes::<4, 16>(quarters);
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));
     }
@@ -31,10 +41,20 @@ pub fn sum(bytes: &[u8]) -> u16 {
     for (to, from) in last.iter_mut().zip(tail) {
         *to = *from;
     }
-    total += u64::from(u32::from_ne_bytes(last));
-    // Summed in the machine's byte order: the sum's bytes are in that order, too (RFC 1071
-    // section 2 B).
-    u16::from_be_bytes(fold(total).to_ne_bytes())
+    total + u64::from(u32::from_ne_bytes(last))
+}
+
+/// Sum of the words of blocks of `BYTES`, with a lane for each of the `LANES` words of a block.
+#[inline(always)]
+fn lanes<const LANES: usize, const BYTES: usize>(blocks: &[[u8; BYTES]]) -> u64 {
+    let mut lanes = [0u64; LANES];
+    for block in blocks {
+        let (words, _) = block.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// Sum of two sums.
