@@ -47,7 +47,106 @@ enum Plan {
     /// Finish the checksum over `from..`, which is at `at`.
     Finish { from: usize, at: usize },
     /// Cut it up.
-    Cut(Frame),
+    Cut(Cut),
+}
+
+/// What the headers of all segments are made from. All sums are [`checksum`]'s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cut {
+    shape: Frame,
+    /// Identification of the first segment.
+    id: u16,
+    /// Sequence number of the first segment.
+    sequence: u32,
+    /// Sum of the IPv4 header without length, identification and checksum.
+    ip: u16,
+    /// Sum of pseudo-header and transport header without lengths, sequence number, checksum, and, for
+    /// TCP, the word of the flags.
+    transport: u16,
+}
+
+impl Cut {
+    fn new(shape: Frame, frame: &[u8]) -> Option<Self> {
+        let sum = |from: usize, to: usize| frame.get(from..to).map(checksum::sum);
+        let Frame { ip, transport, .. } = shape;
+        let header = if shape.protocol == TCP {
+            let (front, middle) = (
+                sum(transport, transport + 4)?,
+                sum(transport + 8, transport + 12)?,
+            );
+            let back = checksum::add(
+                sum(transport + 14, transport + 16)?,
+                sum(transport + 18, shape.payload)?,
+            );
+            checksum::add(checksum::add(front, middle), back)
+        } else {
+            sum(transport, transport + 4)?
+        };
+        let pseudo = checksum::pseudo(frame.get(shape.addresses())?, shape.protocol, 0);
+        let (sum_of_ip, id) = if shape.v6 {
+            (0, 0)
+        } else {
+            let front = checksum::add(sum(ip, ip + 2)?, sum(ip + 6, ip + 10)?);
+            (
+                checksum::add(front, sum(ip + 12, transport)?),
+                get(frame, ip + 4),
+            )
+        };
+        let sequence = match shape.protocol {
+            TCP => u32::from_be_bytes(*frame.get(transport + 4..)?.first_chunk()?),
+            _ => 0,
+        };
+        Some(Self {
+            shape,
+            id,
+            sequence,
+            ip: sum_of_ip,
+            transport: checksum::add(pseudo, header),
+        })
+    }
+
+    /// Makes the headers of a segment its own. `offset` is where its payload was in the whole.
+    fn complete(&self, index: usize, offset: usize, is_last: bool, frame: &mut [u8]) {
+        let Frame { ip, transport, .. } = self.shape;
+        let length = (frame.len() - transport) as u16;
+        if self.shape.v6 {
+            put(frame, ip + 4, length);
+        } else {
+            let total = (frame.len() - ip) as u16;
+            let id = self.id.wrapping_add(index as u16);
+            put(frame, ip + 2, total);
+            put(frame, ip + 4, id);
+            let sum = checksum::add(checksum::add(self.ip, total), id);
+            put(frame, ip + 10, !sum);
+        }
+        let payload = frame.get(self.shape.payload..).unwrap_or_default();
+        // The length is in the pseudo-header.
+        let mut sum = checksum::add(
+            checksum::add(self.transport, checksum::sum(payload)),
+            length,
+        );
+        let at = transport + self.shape.checksum_offset();
+        if self.shape.protocol == TCP {
+            let sequence = self.sequence.wrapping_add(offset as u32);
+            let (high, low) = ((sequence >> 16) as u16, sequence as u16);
+            put(frame, transport + 4, high);
+            put(frame, transport + 6, low);
+            let flags = &mut frame[transport + FLAGS];
+            if index > 0 {
+                *flags &= !CWR;
+            }
+            if !is_last {
+                *flags &= !(FIN | PSH);
+            }
+            for more in [high, low, get(frame, transport + FLAGS - 1)] {
+                sum = checksum::add(sum, more);
+            }
+            put(frame, at, !sum);
+        } else {
+            put(frame, transport + 4, length);
+            put(frame, at, checksum::finish(checksum::add(sum, length)));
+        }
+    }
 }
 
 impl<'a> Segments<'a> {
@@ -119,7 +218,8 @@ impl<'a> Segments<'a> {
         self.headers = frame.payload;
         self.size = size;
         self.count = (self.frame.len() - frame.payload).div_ceil(size).max(1);
-        self.plan = Plan::Cut(frame);
+        let cut = Cut::new(frame, self.frame).ok_or(Rejection::Unsegmentable)?;
+        self.plan = Plan::Cut(cut);
         if self.count > MAX_SEGMENTS {
             return Err(Rejection::TooManySegments);
         }
@@ -161,7 +261,10 @@ impl<'a> Segments<'a> {
                 let sum = checksum::sum(frame.get(*from..)?);
                 put(frame, *at, checksum::finish(sum));
             }
-            Plan::Cut(shape) => self.complete(shape, index, frame),
+            Plan::Cut(cut) => {
+                let is_last = index + 1 == self.count;
+                cut.complete(index, index * self.size, is_last, frame);
+            }
         }
         Some(length)
     }
@@ -174,45 +277,6 @@ impl<'a> Segments<'a> {
         let payload = self.frame.get(self.headers..)?;
         let start = index * self.size;
         payload.get(start..payload.len().min(start + self.size))
-    }
-
-    /// Makes the headers of a segment its own.
-    fn complete(&self, shape: &Frame, index: usize, frame: &mut [u8]) {
-        let transport = frame.len() - shape.transport;
-        if shape.v6 {
-            put(frame, shape.ip + 4, transport as u16);
-        } else {
-            let header = shape.ip..shape.transport;
-            let id = get(frame, shape.ip + 4).wrapping_add(index as u16);
-            put(frame, shape.ip + 2, (frame.len() - shape.ip) as u16);
-            put(frame, shape.ip + 4, id);
-            put(frame, shape.ip + 10, 0);
-            let sum = checksum::sum(&frame[header]);
-            put(frame, shape.ip + 10, !sum);
-        }
-        if shape.protocol == TCP {
-            let at = shape.transport + 4;
-            let high = u32::from(get(frame, at)) << 16;
-            let sequence = high | u32::from(get(frame, at + 2));
-            let sequence = sequence.wrapping_add((index * self.size) as u32);
-            put(frame, at, (sequence >> 16) as u16);
-            put(frame, at + 2, sequence as u16);
-            let flags = &mut frame[shape.transport + FLAGS];
-            if index > 0 {
-                *flags &= !CWR;
-            }
-            if index + 1 < self.count {
-                *flags &= !(FIN | PSH);
-            }
-        } else {
-            put(frame, shape.transport + 4, transport as u16);
-        }
-        let at = shape.transport + shape.checksum_offset();
-        put(frame, at, 0);
-        let pseudo = checksum::pseudo(&frame[shape.addresses()], shape.protocol, transport);
-        let sum = checksum::add(pseudo, checksum::sum(&frame[shape.transport..]));
-        let is_tcp = shape.protocol == TCP;
-        put(frame, at, if is_tcp { !sum } else { checksum::finish(sum) });
     }
 }
 
