@@ -25,7 +25,9 @@ use futures_util::stream;
 use thiserror::Error;
 use weft_netns::Netns;
 
-pub use spec::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Spec, Tunnel, Vtep};
+pub use spec::{
+    LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Spec, StaticRoute, Tunnel, Vtep,
+};
 
 /// Where an [`Overlay`] keeps what it makes.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::spec::Mac;
+use crate::spec::{Mac, StaticRoute};
 
 /// What the kernel has of one network, as far as it matters to the planner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -203,6 +203,8 @@ pub struct Inner {
     pub ipv6_off: bool,
     /// Addresses with their prefix lengths, link-local ones included.
     pub addresses: BTreeSet<IpNet>,
+    /// Routes by it of our protocol number ([`ROUTE_PROTOCOL`](crate::op::ROUTE_PROTOCOL)).
+    pub routes: BTreeSet<StaticRoute>,
 }
 
 /// The namespace of an endpoint of the spec.

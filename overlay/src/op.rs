@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::observed::Forward;
-use crate::spec::{Mac, Vtep};
+use crate::spec::{Mac, StaticRoute, Vtep};
 
 /// Switches below `/proc/sys/net` of a sandbox's namespace, and what we set them to.
 ///
@@ -38,6 +38,14 @@ pub const FORWARDED_GSO_MAX_SEGS: u32 = 65_535;
 /// may be an IP packet of 65,535 bytes, and would leave no number for the length of the tunnel's: 50 bytes
 /// of it are IPv4, UDP, VXLAN and the inner Ethernet header.
 pub const FORWARDED_GSO_MAX_SIZE: u32 = 65_535 - 50 + 14 + 1;
+
+/// `rtm_protocol` of an endpoint's routes in its container; those of the gateway's leg are of
+/// [`LEG_PROTOCOL`](crate::gateway::layout::LEG_PROTOCOL).
+pub const ROUTE_PROTOCOL: u8 = 121;
+
+/// Metric of those routes: behind what the container routes itself without one, before the way out by a
+/// leg ([`EGRESS_METRIC`](crate::gateway::layout::EGRESS_METRIC)).
+pub const ROUTE_METRIC: u32 = 121;
 
 /// Outer hop limit. Fixed, so that it does not tell the inner one's.
 pub const OUTER_TTL: u8 = 64;
@@ -149,6 +157,24 @@ pub enum Op {
         /// With its prefix length.
         address: IpNet,
     },
+    /// Makes a route by an endpoint's interface.
+    AddRoute {
+        /// Whose.
+        endpoint: String,
+        /// Name of the interface.
+        ifname: String,
+        /// The route.
+        route: StaticRoute,
+    },
+    /// Removes a route by an endpoint's interface.
+    RemoveRoute {
+        /// Whose.
+        endpoint: String,
+        /// Name of the interface.
+        ifname: String,
+        /// The route.
+        route: StaticRoute,
+    },
     /// Makes or replaces the VXLAN device's entry for a MAC address.
     SetForward {
         /// Name of the VXLAN device.
@@ -252,7 +278,9 @@ impl Op {
             | Self::SetInner { endpoint, .. }
             | Self::RaiseLoopback { endpoint }
             | Self::AddAddress { endpoint, .. }
-            | Self::RemoveAddress { endpoint, .. } => Some(endpoint),
+            | Self::RemoveAddress { endpoint, .. }
+            | Self::AddRoute { endpoint, .. }
+            | Self::RemoveRoute { endpoint, .. } => Some(endpoint),
             Self::SetLink { endpoint, .. } | Self::SetStation { endpoint, .. } => {
                 endpoint.as_deref()
             }
@@ -305,6 +333,12 @@ impl fmt::Display for Op {
             Self::RemoveAddress {
                 ifname, address, ..
             } => write!(f, "remove {address} from {ifname} in the container"),
+            Self::AddRoute { ifname, route, .. } => {
+                write!(f, "add {route} by {ifname} in the container")
+            }
+            Self::RemoveRoute { ifname, route, .. } => {
+                write!(f, "remove {route} by {ifname} in the container")
+            }
             Self::SetForward { name, mac, vtep } => {
                 write!(f, "set forwarding of {mac} on {name} to {vtep}")
             }

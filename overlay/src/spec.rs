@@ -69,9 +69,20 @@ pub struct LocalEndpoint {
     pub mac: Mac,
     /// Addresses of that interface with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Further ways by that interface.
+    pub routes: BTreeSet<StaticRoute>,
     /// Whether the namespace passes on what others send, as a host does; such packets are as large
     /// as their sender made them.
     pub forwards: bool,
+}
+
+/// A route of an endpoint's interface, beside those that follow from its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StaticRoute {
+    /// Where to; host bits are zero.
+    pub destination: IpNet,
+    /// The next hop, which is on the link whatever the addresses say; none for what is itself there.
+    pub via: Option<IpAddr>,
 }
 
 /// An endpoint on another node.
@@ -92,6 +103,16 @@ pub struct NetnsRef {
     pub device: u64,
     /// `st_ino` of the namespace file.
     pub inode: u64,
+}
+
+impl fmt::Display for StaticRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route to {}", self.destination)?;
+        match self.via {
+            Some(via) => write!(f, " via {via}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl NetnsRef {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     Affinity, Attachment, Availability, BackendState, Cluster, Driver, Endpoint, EndpointId,
     EndpointKind, EndpointMode, HealthCheck, Labels, MacAddr, Network, NetworkId, Node, NodeId,
-    NodeStatus, Notice, PublishedPort, Revision, Role, Scheduler, Service, ServiceId, Vni,
+    NodeStatus, Notice, PublishedPort, Revision, Role, Route, Scheduler, Service, ServiceId, Vni,
 };
 
 /// A command with what makes it repeatable: a proposal whose `request` was applied before is
@@ -213,6 +213,8 @@ pub struct NetworkSpec {
     /// `None`: the smallest free one from [`Vni::FIRST`] up; of the ingress network,
     /// [`Vni::INGRESS`]. Of a driver with tunnels only.
     pub vni: Option<Vni>,
+    /// See [`Network::routes`].
+    pub routes: Vec<Route>,
     /// MTU of endpoints; `None` derives it.
     pub mtu: Option<u32>,
     /// See [`Network::internal`].
@@ -235,6 +237,10 @@ pub struct NetworkSpec {
 pub struct NetworkChange {
     /// See [`Network::encrypted`].
     pub encrypted: Option<bool>,
+    /// Routes to add.
+    pub routes_add: Vec<Route>,
+    /// Destinations of routes to remove, before any is added.
+    pub routes_remove: Vec<IpNet>,
     /// Labels to set.
     pub labels_add: Labels,
     /// Labels to remove.

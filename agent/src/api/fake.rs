@@ -231,6 +231,10 @@ pub(crate) fn a_network() -> Network {
             used: 1,
             free: 252,
         }],
+        routes: vec![Route {
+            destination: "172.16.0.0/12".parse().unwrap(),
+            via: "10.0.1.9".parse().unwrap(),
+        }],
         mtu: 1450,
         encrypted: false,
         internal: false,

@@ -16,7 +16,7 @@ const LATER_FLAGS: [(&str, &[&str]); 3] = [
     ("weft init", &["--autolock", "--force-new-cluster"]),
     (
         "weft network create",
-        &["--ip-range", "--aux-address", "--ipv6", "--route", "--opt"],
+        &["--ip-range", "--aux-address", "--ipv6", "--opt"],
     ),
     ("weft attach", &["--ip6"]),
 ];

@@ -205,6 +205,8 @@ impl Daemon {
         }
         let change = NetworkChange {
             encrypted: request.encrypted,
+            routes_add: request.routes_add.into_iter().map(Into::into).collect(),
+            routes_remove: request.routes_rm,
             labels_add: request.labels_add,
             labels_remove: request.labels_rm,
         };
@@ -562,6 +564,7 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
         driver,
         subnets,
         vni,
+        routes: request.routes.into_iter().map(Into::into).collect(),
         mtu: request.mtu,
         internal: request.internal,
         multicast: request.multicast,

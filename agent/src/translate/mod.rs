@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_encrypt::mtu::{Family, TooNarrow};
-use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, Tunnel, Vtep};
+use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, StaticRoute, Tunnel, Vtep};
 use weft_raft::model::{
     Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View, Vni,
 };
@@ -220,8 +220,21 @@ fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
         ifname: endpoint.ifname.clone(),
         mac: mac(endpoint.mac),
         addresses: vec![with_prefix(network, endpoint.ipv4)],
+        routes: static_routes(network, endpoint),
         forwards: false,
     }
+}
+
+/// The network's routes, as they are in an endpoint. The one that they lead to has none of them.
+fn static_routes(network: &Network, endpoint: &Endpoint) -> BTreeSet<StaticRoute> {
+    let routes = network.routes.iter();
+    let others = routes.filter(|route| route.via != IpAddr::V4(endpoint.ipv4));
+    others
+        .map(|route| StaticRoute {
+            destination: route.destination,
+            via: Some(route.via),
+        })
+        .collect()
 }
 
 fn with_prefix(network: &Network, address: Ipv4Addr) -> IpNet {

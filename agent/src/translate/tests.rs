@@ -39,6 +39,7 @@ pub(crate) fn network(number: u8) -> Network {
             cidr: format!("10.0.{number}.0/24").parse().unwrap(),
             gateway: Ipv4Addr::new(10, 0, number, 1),
         }],
+        routes: Vec::new(),
         mtu: None,
         internal: false,
         multicast: false,

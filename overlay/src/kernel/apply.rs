@@ -161,7 +161,9 @@ fn perform(session: &mut Session<'_>, indices: &mut Indices, op: &Op) -> Result<
         Op::RaiseLoopback { .. }
         | Op::SetInner { .. }
         | Op::AddAddress { .. }
-        | Op::RemoveAddress { .. } => return inside_container(session, op),
+        | Op::RemoveAddress { .. }
+        | Op::AddRoute { .. }
+        | Op::RemoveRoute { .. } => return inside_container(session, op),
         _ => {}
     }
     let Some(sandbox) = &mut session.sandbox else {
@@ -256,6 +258,8 @@ fn inside_container(session: &mut Session<'_>, op: &Op) -> Result<(), String> {
         }
         Op::AddAddress { address, .. } => vec![messages::add_address(index, *address)],
         Op::RemoveAddress { address, .. } => vec![messages::remove_address(index, *address)],
+        Op::AddRoute { route, .. } => vec![messages::add_route(index, route)],
+        Op::RemoveRoute { route, .. } => vec![messages::remove_route(index, route)],
         other => return Err(format!("{other} cannot be done in a container")),
     };
     all(container, &requests)

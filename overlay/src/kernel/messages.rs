@@ -14,12 +14,15 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 
 use crate::observed::Forward;
-use crate::op::{InnerChange, LinkChange, OUTER_TTL};
-use crate::spec::{Mac, Vtep};
+use crate::op::{InnerChange, LinkChange, OUTER_TTL, ROUTE_METRIC, ROUTE_PROTOCOL};
+use crate::spec::{Mac, StaticRoute, Vtep};
 use weft_netns::rtnl::{Request, Rtnl, RtnlError};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -292,6 +295,47 @@ pub(crate) fn remove_address(index: u32, address: IpNet) -> Request {
     let message = address_message(index, address);
     let message = RouteNetlinkMessage::DelAddress(message);
     request(message, 0, &[EADDRNOTAVAIL])
+}
+
+fn route_message(index: u32, route: &StaticRoute) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let destination = route.destination;
+    message.header.address_family = family(destination.addr());
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = ROUTE_PROTOCOL.into();
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![
+        RouteAttribute::Oif(index),
+        RouteAttribute::Priority(ROUTE_METRIC),
+    ];
+    if destination.prefix_len() > 0 {
+        let address = RouteAttribute::Destination(destination.addr().into());
+        message.attributes.push(address);
+    }
+    match route.via {
+        Some(via) => {
+            let via = RouteAttribute::Gateway(via.into());
+            message.attributes.push(via);
+        }
+        None => message.header.scope = RouteScope::Link,
+    }
+    message
+}
+
+/// Behind those that somebody else made to the same destination.
+pub(crate) fn add_route(index: u32, route: &StaticRoute) -> Request {
+    let mut message = route_message(index, route);
+    if route.via.is_some() {
+        message.header.flags = RouteFlags::Onlink;
+    }
+    let message = RouteNetlinkMessage::NewRoute(message);
+    request(message, NLM_F_CREATE | NLM_F_APPEND, &[EEXIST])
+}
+
+pub(crate) fn remove_route(index: u32, route: &StaticRoute) -> Request {
+    let message = RouteNetlinkMessage::DelRoute(route_message(index, route));
+    request(message, 0, &[ENOENT, ESRCH])
 }
 
 fn family(address: IpAddr) -> AddressFamily {

@@ -3,23 +3,24 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use ipnet::IpNet;
-use libc::{EAFNOSUPPORT, ENODEV, EOPNOTSUPP};
+use libc::{EAFNOSUPPORT, ENODEV, ENOENT, EOPNOTSUPP};
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weft_netns::{EntryState, Netns};
 
 use super::session::{Place, Session, Unopened, open_endpoint};
-use super::view::{EntryView, LinkView, address, link_query};
+use super::view::{EntryView, LinkView, address, link_query, static_route};
 use crate::ApplyError;
 use crate::observed::{
     Bridge, EndpointNamespace, Forward, Inner, Membership, Namespace, Neighbour, Observed, Peer,
     Port, Sandbox, Tap, Vxlan,
 };
-use crate::op::SWITCHES;
+use crate::op::{ROUTE_PROTOCOL, SWITCHES};
 use crate::plan::names;
-use crate::spec::{LocalEndpoint, SandboxSpec};
+use crate::spec::{LocalEndpoint, SandboxSpec, StaticRoute};
 use weft_netns::rtnl::{Rtnl, RtnlError};
 
 impl Session<'_> {
@@ -156,6 +157,7 @@ fn inside(
     };
     let inner = Inner {
         addresses: addresses(&mut place.rtnl, ours.index)?,
+        routes: static_routes(&mut place.rtnl, ours.index)?,
         ifname: ours.name,
         mac: ours.mac,
         mtu: ours.link.mtu,
@@ -345,6 +347,28 @@ pub(crate) fn addresses(rtnl: &mut Rtnl, index: u32) -> Result<BTreeSet<IpNet>, 
             _ => None,
         })
         .collect())
+}
+
+/// Routes of ours by an interface. The kernel leaves out those of others.
+pub(crate) fn static_routes(
+    rtnl: &mut Rtnl,
+    index: u32,
+) -> Result<BTreeSet<StaticRoute>, RtnlError> {
+    let mut found = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        query.header.protocol = ROUTE_PROTOCOL.into();
+        let objects = match rtnl.dump(&RouteNetlinkMessage::GetRoute(query)) {
+            Err(e) if matches!(e.errno(), Some(EAFNOSUPPORT | EOPNOTSUPP | ENOENT)) => continue,
+            objects => objects?,
+        };
+        found.extend(objects.iter().filter_map(|object| match object {
+            RouteNetlinkMessage::NewRoute(message) => static_route(message, index),
+            _ => None,
+        }));
+    }
+    Ok(found)
 }
 
 /// The number that the socket's namespace knows another one by; `None` if it does not know it, in

@@ -1,9 +1,8 @@
 //! The kernel's objects as far as we look at them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
@@ -11,9 +10,12 @@ use netlink_packet_route::link::{
     LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::observed::{Link, VxlanFixed};
-use crate::spec::Mac;
+use crate::op::{ROUTE_METRIC, ROUTE_PROTOCOL};
+use crate::spec::{Mac, StaticRoute};
 
 /// A link.
 #[derive(Clone, Debug, Default)]
@@ -251,4 +253,38 @@ pub(crate) fn address(message: &AddressMessage) -> Option<IpNet> {
         }
     }
     IpNet::new(found?, message.header.prefix_len).ok()
+}
+
+/// One of our routes by the interface of an index; `None` for any other.
+pub(crate) fn static_route(message: &RouteMessage, index: u32) -> Option<StaticRoute> {
+    let header = &message.header;
+    let any = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut destination, mut via, mut device, mut metric) = (any, None, None, 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = route_address(address)?,
+            RouteAttribute::Gateway(address) => via = route_address(address),
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    let ours = header.protocol == ROUTE_PROTOCOL.into()
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && metric == ROUTE_METRIC
+        && device == Some(index);
+    let destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
+    ours.then_some(StaticRoute { destination, via })
+}
+
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
 }

@@ -126,5 +126,24 @@ impl<'a> Planner<'a> {
                 address: *address,
             });
         self.ops.extend(missing.chain(wrong));
+        self.routes(id, local, inner);
+    }
+
+    /// A new way is there before an old one goes.
+    fn routes(&mut self, id: &str, local: &LocalEndpoint, inner: &Inner) {
+        let (endpoint, ifname) = (|| id.to_owned(), || local.ifname.clone());
+        let missing = local.routes.difference(&inner.routes);
+        let missing = missing.map(|route| Op::AddRoute {
+            endpoint: endpoint(),
+            ifname: ifname(),
+            route: *route,
+        });
+        let unwanted = inner.routes.difference(&local.routes);
+        let unwanted = unwanted.map(|route| Op::RemoveRoute {
+            endpoint: endpoint(),
+            ifname: ifname(),
+            route: *route,
+        });
+        self.ops.extend(missing.chain(unwanted));
     }
 }

@@ -103,6 +103,14 @@ fn inside(sandbox: &mut Sandbox, op: &Op) {
         Op::RemoveAddress {
             ifname, address, ..
         } => assert!(inner(sandbox, op, ifname).addresses.remove(address)),
+        Op::AddRoute { ifname, route, .. } => {
+            let inner = inner(sandbox, op, ifname);
+            assert!(inner.up, "{op}: down");
+            assert!(inner.routes.insert(*route), "{op}");
+        }
+        Op::RemoveRoute { ifname, route, .. } => {
+            assert!(inner(sandbox, op, ifname).routes.remove(route), "{op}");
+        }
         _ => entry(sandbox, op),
     }
 }

@@ -66,14 +66,23 @@ fn any_endpoint() -> impl Strategy<Value = String> {
     (1u8..5).prop_map(endpoint)
 }
 
+fn any_route() -> impl Strategy<Value = StaticRoute> {
+    (0u8..3, option::of(any_address())).prop_map(|(n, via)| StaticRoute {
+        destination: IpNet::new(IpAddr::V4(Ipv4Addr::new(172, 16, n, 0)), 24).unwrap(),
+        via,
+    })
+}
+
 prop_compose! {
     fn any_local()(ifname in any_ifname(), mac in any_mac(), nets in vec(any_net(), 0..3),
+                   routes in btree_set(any_route(), 0..3),
                    inode in 1u64..9, forwards: bool) -> LocalEndpoint {
         LocalEndpoint {
             netns: NetnsRef { path: "/x".into(), device: 4, inode },
             ifname,
             mac,
             addresses: nets,
+            routes,
             forwards,
         }
     }
@@ -161,10 +170,12 @@ prop_compose! {
                    gso_max_segs in prop_oneof![Just(31u32), Just(65_535)],
                    gso_max_size in prop_oneof![Just(65_500u32), Just(65_536)], ipv6_off: bool,
                    alias in option::of(any_endpoint()),
-                   addresses in btree_set(any_net(), 0..4)) -> Inner {
+                   addresses in btree_set(any_net(), 0..4),
+                   routes in btree_set(any_route(), 0..3)) -> Inner {
+        let routes = routes.into_iter().filter(|_| up).collect();
         let addresses =
             addresses.into_iter().filter(|net| net.addr().is_ipv4() || !ipv6_off).collect();
-        Inner { ifname, mac, mtu, up, gso_max_segs, gso_max_size, ipv6_off, addresses,
+        Inner { ifname, mac, mtu, up, gso_max_segs, gso_max_size, ipv6_off, addresses, routes,
                 alias: alias.map(|id| names::alias(&id)) }
     }
 }

@@ -232,6 +232,7 @@ pub(crate) fn local(container: &Path, n: u8) -> LocalEndpoint {
             format!("{}/24", address(n)).parse().unwrap(),
             format!("{}/64", address6(n)).parse().unwrap(),
         ],
+        routes: [].into(),
         forwards: false,
     }
 }

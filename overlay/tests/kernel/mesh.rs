@@ -32,6 +32,7 @@ const MESH: &str = "wf-ingress";
 fn host_endpoint(host: &Path, n: u8) -> LocalEndpoint {
     LocalEndpoint {
         ifname: MESH.to_owned(),
+        routes: [].into(),
         forwards: true,
         ..local(host, n)
     }

@@ -10,8 +10,8 @@ use crate::command::{
 };
 use crate::model::{
     Affinity, Availability, BackendState, Change, EndpointKind, EndpointMode, HealthCheck, MacAddr,
-    NodeStatus, Notice, Probe, Protocol, PublishMode, PublishedPort, Role, Scheduler, SourceMode,
-    Vni,
+    NodeStatus, Notice, Probe, Protocol, PublishMode, PublishedPort, Role, Route, Scheduler,
+    SourceMode, Vni,
 };
 use crate::state::State;
 use crate::state::testing::{
@@ -22,6 +22,13 @@ use crate::state::testing::{
 /// Name and bytes in hexadecimal, one per line: a proposal with each command, then the changes and
 /// the snapshot of [`history`].
 const GOLDEN: &str = include_str!("golden.txt");
+
+fn route() -> Route {
+    Route {
+        destination: "172.17.0.0/16".parse().unwrap(),
+        via: [192, 168, 7, 3].into(),
+    }
+}
 
 fn commands() -> Vec<Command> {
     let labels = BTreeMap::from([("tier".to_owned(), "web".to_owned())]);
@@ -62,6 +69,7 @@ fn commands() -> Vec<Command> {
                 gateway: Some([192, 168, 7, 254].into()),
             }],
             vni: Vni::new(70_000),
+            routes: vec![route()],
             mtu: Some(1400),
             internal: true,
             multicast: true,
@@ -150,6 +158,8 @@ fn commands() -> Vec<Command> {
             id: network_id(1),
             change: Box::new(NetworkChange {
                 encrypted: Some(false),
+                routes_add: vec![route()],
+                routes_remove: vec!["172.18.0.0/16".parse().unwrap()],
                 labels_add: labels,
                 labels_remove: vec!["old".to_owned()],
             }),

@@ -9,6 +9,7 @@ mod id;
 mod mac;
 mod network;
 mod node;
+mod route;
 mod service;
 mod view;
 
@@ -23,6 +24,7 @@ pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId, ServiceId};
 pub use mac::MacAddr;
 pub use network::{Network, Subnet, Vni};
 pub use node::{Availability, Node, NodeStatus, Notice, Role};
+pub use route::Route;
 pub use service::{
     Affinity, BackendState, EndpointMode, HealthCheck, Probe, Protocol, PublishMode, PublishedPort,
     Scheduler, Service, ServiceNetwork, SourceMode,

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Driver, Labels, NetworkId, Revision};
+use super::{Driver, Labels, NetworkId, Revision, Route};
 
 /// An isolated layer-2 segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Network {
     pub vni: Option<Vni>,
     /// Where addresses come from.
     pub subnets: Vec<Subnet>,
+    /// Further ways of endpoints by it, in order of their destinations.
+    pub routes: Vec<Route>,
     /// MTU of endpoints in bytes; `None` derives it from the underlay.
     pub mtu: Option<u32>,
     /// No route out and no foreign names.

@@ -39,6 +39,7 @@ impl State {
             driver: Driver::Overlay,
             vni: Some(Vni::INGRESS),
             subnets: vec![subnet],
+            routes: Vec::new(),
             mtu: None,
             internal: false,
             multicast: false,

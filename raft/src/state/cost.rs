@@ -59,6 +59,7 @@ pub(super) fn of_network(network: &Network) -> usize {
     ROW + size_of::<Network>()
         + network.name.len()
         + network.subnets.len() * size_of::<Subnet>()
+        + size_of_val(network.routes.as_slice())
         + of_labels(&network.labels)
 }
 

@@ -39,6 +39,8 @@ pub const SUBNET_PREFIX_LONGEST: u8 = 29;
 pub const SUBNET_PREFIX_SHORTEST: u8 = 8;
 /// Subnets of one network.
 pub const SUBNETS_PER_NETWORK: usize = 16;
+/// Static routes of one network.
+pub const ROUTES_PER_NETWORK: usize = 64;
 /// Routes that one node reports.
 pub const HOST_ROUTES: usize = 1024;
 /// Addresses that one node reports.

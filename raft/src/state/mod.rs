@@ -25,6 +25,7 @@ mod ports;
 mod prefix;
 mod refuse;
 mod requests;
+mod route;
 mod service;
 mod subnet;
 

@@ -4,7 +4,7 @@ use super::index::Floors;
 use super::ingress::INGRESS;
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
 use super::{Change, Cluster, Decision, NetworkId, Object, Revision, State};
-use super::{check, cost, limits, subnet};
+use super::{check, cost, limits, route, subnet};
 use crate::command::{NetworkChange, NetworkSpec, Refusal};
 use crate::model::{Driver, Network, Subnet, Vni};
 
@@ -21,12 +21,13 @@ impl State {
             true => Some(self.vni(spec, &mut floors)?),
             false => None,
         };
-        let network = Arc::new(Network {
+        let mut network = Network {
             id: spec.id,
             name: spec.name.clone(),
             driver: spec.driver.clone(),
             vni,
             subnets: self.subnets(cluster, spec, &mut floors)?,
+            routes: Vec::new(),
             mtu: spec.mtu,
             internal: spec.internal,
             multicast: spec.multicast,
@@ -35,7 +36,9 @@ impl State {
             allow_overlap: spec.allow_overlap,
             labels: spec.labels.clone(),
             revision: index,
-        });
+        };
+        route::change(&mut network, &[], &spec.routes)?;
+        let network = Arc::new(network);
         self.check_room(cost::of_network(&network))?;
         let mut changes = vec![Change::Network(network.clone())];
         if network.ingress {
@@ -147,6 +150,7 @@ impl State {
         if network.encrypted {
             needs_tunnels(&network.driver, "--encrypted")?;
         }
+        route::change(&mut network, &change.routes_remove, &change.routes_add)?;
         for key in &change.labels_remove {
             network.labels.remove(key);
         }

@@ -14,7 +14,7 @@ use crate::command::{
 use crate::model::{
     Affinity, Attachment, Availability, BackendState, Cluster, ClusterId, Driver, EndpointId,
     EndpointKind, EndpointMode, HealthCheck, Labels, MacAddr, NetworkId, NodeId, NodeStatus, Probe,
-    Protocol, PublishMode, PublishedPort, Role, Scheduler, ServiceId, SourceMode, Vni,
+    Protocol, PublishMode, PublishedPort, Role, Route, Scheduler, ServiceId, SourceMode, Vni,
 };
 
 pub(crate) fn proposal(request: u64, command: Command) -> Proposal {
@@ -87,6 +87,7 @@ pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
         driver: Driver::Overlay,
         subnets: Vec::new(),
         vni: None,
+        routes: Vec::new(),
         mtu: None,
         internal: false,
         multicast: false,
@@ -378,9 +379,24 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
 fn any_network_change() -> impl Strategy<Value = NetworkChange> {
     let key = || select(&["a", "b", "c d"][..]).prop_map(str::to_owned);
     let labels = proptest::collection::btree_map(key(), Just(String::new()), 0..2);
-    (any::<Option<bool>>(), labels, vec(key(), 0..2)).prop_map(
-        |(encrypted, labels_add, labels_remove)| NetworkChange {
+    let routes = || {
+        let destination = select(&["172.16.0.0/24", "172.16.1.0/24", "10.0.0.0/30"][..]);
+        (destination, 0u8..3).prop_map(|(destination, host)| Route {
+            destination: destination.parse().unwrap(),
+            via: Ipv4Addr::new(10, 0, 0, host).into(),
+        })
+    };
+    let changes = (
+        labels,
+        vec(key(), 0..2),
+        vec(routes(), 0..2),
+        vec(routes(), 0..2),
+    );
+    (any::<Option<bool>>(), changes).prop_map(
+        |(encrypted, (labels_add, labels_remove, routes_add, gone))| NetworkChange {
             encrypted,
+            routes_add,
+            routes_remove: gone.iter().map(|route| route.destination).collect(),
             labels_add,
             labels_remove,
         },

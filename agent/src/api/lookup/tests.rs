@@ -157,6 +157,7 @@ fn a_network(byte: u8, name: &str) -> Network {
         driver: Driver::Overlay,
         vni: Some(Vni::FIRST),
         subnets: Vec::new(),
+        routes: Vec::new(),
         mtu: None,
         internal: false,
         multicast: false,

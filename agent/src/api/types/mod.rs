@@ -22,7 +22,7 @@ pub use endpoint::{Endpoint, EndpointState, Kind};
 pub use error::{ApiError, ErrorCode};
 pub use event::{Event, EventAction, EventObject, EventType};
 pub use health::{HealthCheck, HealthUpdate, Probe};
-pub use network::{Network, Subnet};
+pub use network::{Network, Route, Subnet};
 pub(crate) use node::host_wide;
 pub use node::{Availability, Node, NodeStatus, Role, Warning};
 pub use port::{Port, PortKey, Protocol, PublishMode, SourceMode};

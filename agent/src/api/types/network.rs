@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_raft::model;
@@ -19,6 +19,8 @@ pub struct Network {
     pub vni: Option<u32>,
     /// Where its addresses come from.
     pub subnets: Vec<Subnet>,
+    /// Further ways of its endpoints.
+    pub routes: Vec<Route>,
     /// MTU in bytes of endpoints.
     pub mtu: u32,
     /// Whether traffic between nodes is encrypted.
@@ -39,6 +41,36 @@ pub struct Network {
     pub warnings: Vec<String>,
     /// Log index of the last change.
     pub revision: u64,
+}
+
+/// A static route of a network: each of its endpoints has it, but the one that it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Where to.
+    #[schema(value_type = String, example = "172.16.0.0/12")]
+    pub destination: IpNet,
+    /// The next hop, an address of the network.
+    #[schema(value_type = String, example = "10.0.1.9")]
+    pub via: IpAddr,
+}
+
+impl From<&model::Route> for Route {
+    fn from(row: &model::Route) -> Self {
+        Self {
+            destination: row.destination,
+            via: row.via,
+        }
+    }
+}
+
+impl From<Route> for model::Route {
+    fn from(route: Route) -> Self {
+        Self {
+            destination: route.destination,
+            via: route.via,
+        }
+    }
 }
 
 /// One address range of a network.
@@ -71,6 +103,7 @@ impl Network {
             driver: row.driver.to_string(),
             vni: row.vni.map(model::Vni::get),
             subnets,
+            routes: row.routes.iter().map(Route::from).collect(),
             mtu,
             encrypted: row.encrypted,
             internal: row.internal,

@@ -3,12 +3,12 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use weft_raft::model::MacAddr;
 
-use super::{ApiError, Availability, Kind, PublishRequest};
+use super::{ApiError, Availability, Kind, PublishRequest, Route};
 
 /// Starts a cluster with this node as its only manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -78,6 +78,8 @@ pub struct NetworkCreateRequest {
     pub gateways: Vec<Ipv4Addr>,
     /// No route out and no foreign names.
     pub internal: bool,
+    /// Further ways of its endpoints.
+    pub routes: Vec<Route>,
     /// MTU in bytes of endpoints; derived from the underlay without it.
     pub mtu: Option<u32>,
     /// VXLAN network identifier, 1-16777215; the smallest free one from 4097 up without it, 4096 for
@@ -103,6 +105,11 @@ pub struct NetworkUpdateRequest {
     /// See [`NetworkCreateRequest::encrypted`]. While nodes learn of it one after the other, those
     /// that have do not reach those that have not.
     pub encrypted: Option<bool>,
+    /// Routes to add.
+    pub routes_add: Vec<Route>,
+    /// Destinations of routes to remove, before any is added.
+    #[schema(value_type = Vec<String>)]
+    pub routes_rm: Vec<IpNet>,
     /// Labels to set.
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove, before any is set.

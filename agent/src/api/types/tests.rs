@@ -37,6 +37,7 @@ fn a_network_is_written_with_the_documented_names() {
             "subnets": [
                 {"cidr": "10.0.1.0/24", "gateway": "10.0.1.1", "used": 1, "free": 252}
             ],
+            "routes": [{"destination": "172.16.0.0/12", "via": "10.0.1.9"}],
             "mtu": 1450, "encrypted": false, "internal": false, "multicast": false,
             "ingress": false, "allow_overlap": false, "labels": {}, "error": null,
             "warnings": ["MTU 1450 does not fit"], "revision": 8,

@@ -1,9 +1,10 @@
 use std::net::Ipv4Addr;
 
 use clap::{ArgAction, Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{InspectArgs, ReadArgs, value};
+use crate::api::types::Route;
 
 /// `weft network`.
 #[derive(Debug, Subcommand)]
@@ -55,6 +56,9 @@ pub struct NetworkCreateArgs {
     /// Address of the way out, inside a --subnet [default: the subnet's first]
     #[arg(long, value_name = "ADDRESS", value_parser = value::ipv4, requires = "subnet")]
     pub gateway: Vec<Ipv4Addr>,
+    /// Way to other ranges by an address of it; may be repeated
+    #[arg(long, value_name = "CIDR=VIA", value_parser = value::route)]
+    pub route: Vec<Route>,
     /// No route out and no foreign names
     #[arg(long)]
     pub internal: bool,
@@ -86,6 +90,7 @@ pub struct NetworkCreateArgs {
 #[command(after_help = "\
 Examples:
   weft network update db --encrypted true
+  weft network update db --route-add 172.16.0.0/12=10.20.0.9
   weft network update db --label-add tier=back --label-rm owner")]
 pub struct NetworkUpdateArgs {
     /// NAME, ID or beginning of an ID
@@ -99,6 +104,12 @@ pub struct NetworkUpdateArgs {
         hide_possible_values = true
     )]
     pub encrypted: Option<bool>,
+    /// Way to other ranges by an address of it; may be repeated
+    #[arg(long, value_name = "CIDR=VIA", value_parser = value::route)]
+    pub route_add: Vec<Route>,
+    /// Way to take from its endpoints; may be repeated
+    #[arg(long, value_name = "CIDR", value_parser = value::range)]
+    pub route_rm: Vec<IpNet>,
     /// Annotation to set; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = value::label)]
     pub label_add: Vec<(String, String)>,

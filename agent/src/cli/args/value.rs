@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use weft_raft::model::{Driver, MacAddr};
 use weft_raft::state::limits;
 
 use super::service::{Publish, Unpublish};
 use crate::api::MAX_WAIT;
-use crate::api::types::Affinity;
+use crate::api::types::{Affinity, Route};
 use crate::{duration, name, publish};
 
 /// Drivers that later versions have.
@@ -200,6 +200,20 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("not a label; write it KEY=VALUE".to_owned()),
     }
+}
+
+/// What a route leads to.
+pub(super) fn range(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .map_err(|_| "not a range of addresses; write one such as 172.16.0.0/12".to_owned())
+}
+
+pub(super) fn route(text: &str) -> Result<Route, String> {
+    let parsed = text.split_once('=').and_then(|(destination, via)| {
+        let (destination, via) = (destination.parse().ok()?, via.parse().ok()?);
+        Some(Route { destination, via })
+    });
+    parsed.ok_or_else(|| "not a route; write CIDR=VIA, such as 172.16.0.0/12=10.0.1.9".to_owned())
 }
 
 /// Only the shape: the agent knows the rest.

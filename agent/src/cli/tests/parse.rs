@@ -55,6 +55,8 @@ fn every_verb_of_the_contract_is_understood() {
         "network create web --driver overlay --subnet 10.1.0.0/24 --gateway 10.1.0.1 --mtu 1400",
         "network create web --internal --multicast --allow-overlap --vni 5000 --label a=b",
         "network create web --driver bridge --internal",
+        "network create web --route 172.16.0.0/12=10.0.1.9 --route 0.0.0.0/0=10.0.1.8",
+        "network update web --route-add 172.16.0.0/12=10.0.1.9 --route-rm 172.17.0.0/16",
         "network create web --encrypted",
         "network create ingress --ingress --encrypted",
         "network update web --encrypted false --label-add a=b --label-rm c",
@@ -199,6 +201,11 @@ fn a_command_line_that_makes_no_sense_is_refused_in_one_line_that_says_where_hel
             "not a number from 576 to 65485",
         ),
         ("network create web --label a", "write it KEY=VALUE"),
+        ("network create web --route 10.0.0.0/8", "write CIDR=VIA"),
+        (
+            "network update web --route-rm 10.0.0.0",
+            "such as 172.16.0.0/12",
+        ),
         (
             "network create web --driver frob",
             "no such driver; there is overlay or bridge",
@@ -380,7 +387,6 @@ fn what_later_versions_bring_is_not_offered() {
             "--force-new-cluster",
             "macvlan",
             "--ipv6",
-            "--route",
             "--ip-range",
             "--aux-address",
             "doctor",

@@ -23,6 +23,7 @@ pub(super) async fn create(
         driver: Some(args.driver),
         subnets: args.subnet,
         gateways: args.gateway,
+        routes: args.route,
         internal: args.internal,
         mtu: args.mtu,
         vni: args.vni,
@@ -45,6 +46,8 @@ pub(super) async fn update(
 ) -> Result<(), CliError> {
     let request = NetworkUpdateRequest {
         encrypted: args.encrypted,
+        routes_add: args.route_add,
+        routes_rm: args.route_rm,
         labels_add: args.label_add.into_iter().collect(),
         labels_rm: args.label_rm,
     };

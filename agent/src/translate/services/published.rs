@@ -187,6 +187,7 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
                 .ok()?
                 .into(),
         ],
+        routes: BTreeSet::new(),
         forwards: true,
     };
     let remotes = others(view, local).filter_map(|node| {

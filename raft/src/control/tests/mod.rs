@@ -171,6 +171,7 @@ fn create_network(name: &str) -> Command {
         driver: Driver::Overlay,
         subnets: Vec::new(),
         vni: None,
+        routes: Vec::new(),
         mtu: None,
         internal: false,
         multicast: false,

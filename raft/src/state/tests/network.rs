@@ -1,6 +1,6 @@
 use super::*;
 use crate::command::{NetworkChange, NodeChange, SubnetSpec};
-use crate::model::{Driver, Labels, Role, Vni};
+use crate::model::{Driver, Labels, Role, Route, Vni};
 
 fn create(spec: NetworkSpec) -> Command {
     Command::CreateNetwork(Box::new(spec))
@@ -450,4 +450,88 @@ fn a_network_without_tunnels_has_no_vni_and_nothing_else_of_them() {
         "network here is local to each node (driver bridge), and a service is one for all nodes; \
          choose a network whose endpoints reach one another"
     );
+}
+
+fn route(text: &str) -> Route {
+    let (destination, via) = text.split_once('=').unwrap();
+    Route {
+        destination: destination.parse().unwrap(),
+        via: via.parse().unwrap(),
+    }
+}
+
+#[test]
+fn routes_lead_to_the_network_and_out_of_it() {
+    let mut pair = Pair::cluster();
+    let with = |texts: &[&str]| NetworkSpec {
+        routes: texts.iter().copied().map(route).collect(),
+        ..network_spec(1, "web")
+    };
+    for (routes, why) in [
+        (
+            &["172.16.0.1/12=10.0.1.9"][..],
+            "route 172.16.0.1/12=10.0.1.9 has host bits set; write 172.16.0.0/12=10.0.1.9",
+        ),
+        (
+            &["172.16.0.0/12=10.0.2.9"],
+            "route 172.16.0.0/12=10.0.2.9 leads outside network web: the next hop has to be an \
+             address of 10.0.1.0/24",
+        ),
+        (
+            &["172.16.0.0/12=10.0.1.255"],
+            "route 172.16.0.0/12=10.0.1.255 leads outside network web: the next hop has to be an \
+             address of 10.0.1.0/24",
+        ),
+        (
+            &["10.0.1.64/26=10.0.1.9"],
+            "route 10.0.1.64/26=10.0.1.9 leads into subnet 10.0.1.0/24, where endpoints are reached \
+             without; leave it out",
+        ),
+        (
+            &["fd00::/8=10.0.1.9"],
+            "route fd00::/8=10.0.1.9 has two versions of IP; give a next hop of the destination's",
+        ),
+        (
+            &["172.16.0.0/12=10.0.1.9", "172.16.0.0/12=10.0.1.8"],
+            "network web has a route to 172.16.0.0/12 already (via 10.0.1.9); give one, or remove \
+             that with --route-rm 172.16.0.0/12",
+        ),
+    ] {
+        assert_eq!(pair.refused(create(with(routes))).1, why);
+    }
+    let many: Vec<String> = (0..65)
+        .map(|n| format!("172.16.{n}.0/24=10.0.1.9"))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(
+        pair.refused(create(with(&many))).1,
+        "65 routes of one network are too many; at most 64 are accepted"
+    );
+    pair.network(with(&["172.16.0.0/12=10.0.1.9", "0.0.0.0/0=10.0.1.9"]));
+    let update = |add: &[&str], remove: &[&str]| Command::UpdateNetwork {
+        id: network_id(1),
+        change: Box::new(NetworkChange {
+            routes_add: add.iter().copied().map(route).collect(),
+            routes_remove: remove.iter().map(|net| net.parse().unwrap()).collect(),
+            ..NetworkChange::default()
+        }),
+    };
+    assert_eq!(
+        pair.refused(update(&[], &["172.17.0.0/16"])).1,
+        "network web has no route to 172.17.0.0/16; `weft network inspect web` lists all"
+    );
+    let changed = pair.done(update(&["172.16.0.0/12=10.0.1.7"], &["172.16.0.0/12"]));
+    let Object::Network(changed) = changed else {
+        panic!("{changed:?}");
+    };
+    let routes: Vec<String> = changed.routes.iter().map(Route::to_string).collect();
+    assert_eq!(routes, ["0.0.0.0/0=10.0.1.9", "172.16.0.0/12=10.0.1.7"]);
+    let (_, why) = pair.refused(Command::UpdateNetwork {
+        id: network_id(0),
+        change: Box::new(NetworkChange {
+            routes_add: vec![route("172.16.0.0/12=10.0.0.9")],
+            ..NetworkChange::default()
+        }),
+    });
+    assert!(why.ends_with("takes no routes; leave out --route"), "{why}");
 }

@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
         "drivers::a_bridge_is_mended_adopted_and_removed",
         bridge_life,
     ),
+    ("drivers::routes_of_a_network_are_in_its_endpoints", routes),
 ];
 
 const OUTSIDE4: &str = "198.18.0.254";
@@ -128,4 +129,84 @@ fn bridge_life() -> Result<()> {
     }
     cluster.weft(1, "network rm local")?;
     conforms(&cluster, 1)
+}
+
+/// `ip` in the namespace of a container.
+fn ip_in(cluster: &Cluster, host: usize, endpoint: &str, args: &str) -> Result<String> {
+    let mut argv = vec!["weft", "exec", endpoint, "--", "ip"];
+    argv.extend(args.split(' '));
+    cluster.sh(host, &argv)
+}
+
+/// A router between two networks: endpoints of the one reach those of the other by it.
+fn routes() -> Result<()> {
+    let cluster = Cluster::looking_again_every("1s")?;
+    for (name, own, route) in [
+        ("red", "10.81.0.0/24", "10.82.0.0/24=10.81.0.9"),
+        ("blue", "10.82.0.0/24", "10.81.0.0/24=10.82.0.9"),
+    ] {
+        let create = format!("network create {name} --internal --subnet {own} --route {route}");
+        cluster.weft(1, &create)?;
+    }
+    cluster.sh(1, &["ip", "netns", "add", "router"])?;
+    let forward = ["ip", "netns", "exec", "router", "sysctl", "-qw"];
+    cluster.sh(1, &[&forward[..], &["net.ipv4.ip_forward=1"]].concat())?;
+    for (network, address) in [("red", "10.81.0.9"), ("blue", "10.82.0.9")] {
+        let attach = format!("attach {network} --netns /run/netns/router --name r --ip {address}");
+        cluster.weft(1, &attach)?;
+    }
+    cluster.container(1, "red", "a")?;
+    let b = cluster.container(2, "blue", "b")?;
+    reaches(&cluster, 1, "a.red", &b)?;
+    let shown = || ip_in(&cluster, 1, "a.red", "route show 10.82.0.0/24");
+    ensure!(
+        shown()?.contains("via 10.81.0.9 dev eth0 proto 121"),
+        "{}",
+        shown()?
+    );
+    let own = ip_in(&cluster, 1, "r.red", "route show proto 121")?;
+    ensure!(own.is_empty(), "the router has {own}");
+
+    ip_in(&cluster, 1, "a.red", "route del 10.82.0.0/24")?;
+    eventually("the route is put back", || {
+        ensure!(shown()?.contains("10.81.0.9"), "it is gone");
+        Ok(())
+    })?;
+    // While it lives; what the container routes itself stays.
+    ip_in(
+        &cluster,
+        1,
+        "a.red",
+        "route add 10.83.0.0/24 via 10.81.0.77",
+    )?;
+    let add = "network update red --route-rm 10.82.0.0/24 --route-add 10.83.0.0/24=10.81.0.9";
+    cluster.weft(1, add)?;
+    cluster.settle(1)?;
+    ensure!(shown()?.is_empty(), "{}", shown()?);
+    ensure!(!pings(&cluster, 1, "a.red", &b)?, "there is a way");
+    let other = ip_in(&cluster, 1, "a.red", "route get 10.83.0.5")?;
+    ensure!(other.contains("via 10.81.0.77"), "{other}");
+    let found = cluster.json(1, "network inspect red")?;
+    let routes = serde_json::json!([{"destination": "10.83.0.0/24", "via": "10.81.0.9"}]);
+    ensure!(found["routes"] == routes, "{found}");
+    cluster.weft(1, "network update red --route-add 10.82.0.0/24=10.81.0.9")?;
+    reaches(&cluster, 1, "a.red", &b)?;
+
+    for (args, says) in [
+        (
+            "red --route-add 10.84.0.0/24=10.85.0.1",
+            "leads outside network red",
+        ),
+        (
+            "red --route-add 10.82.0.0/24=10.81.0.8",
+            "has a route to 10.82.0.0/24 already",
+        ),
+        (
+            "red --route-rm 10.99.0.0/24",
+            "has no route to 10.99.0.0/24",
+        ),
+    ] {
+        cluster.refused(1, &format!("network update {args}"), 1, &[says])?;
+    }
+    Ok(())
 }
