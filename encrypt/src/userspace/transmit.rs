@@ -49,7 +49,7 @@ impl Transmit {
         now_ms: u64,
     ) -> io::Result<usize> {
         let mut group = Group::new(&mut self.packets, tables, socket, now_ms);
-        let read = read_batch(tap, &mut self.frame, |frame| {
+        let read = read_batch(tap, &mut self.frame, BATCH, |frame| {
             if let Err(cause) = wrap(tables, frame, &mut group) {
                 tables.reject(cause);
             }
@@ -73,9 +73,14 @@ impl Transmit {
     }
 }
 
-/// Reads frames until there are none, or [`BATCH`] were read; says how many.
-fn read_batch(tap: &Tap, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::Result<usize> {
-    for frames in 0..BATCH {
+/// Reads frames until there are none, or so many were read; says how many.
+fn read_batch(
+    tap: &Tap,
+    buffer: &mut [u8],
+    most: usize,
+    mut each: impl FnMut(&[u8]),
+) -> io::Result<usize> {
+    for frames in 0..most {
         match tap.read(buffer) {
             Ok(length) => each(buffer.get(..length).unwrap_or_default()),
             Err(error) => {
@@ -86,7 +91,7 @@ fn read_batch(tap: &Tap, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> io::
             }
         }
     }
-    Ok(BATCH)
+    Ok(most)
 }
 
 /// Seals what one frame of the tunnel device becomes.

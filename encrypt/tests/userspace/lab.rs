@@ -238,7 +238,7 @@ fn host(ns: Ns, shape: &Shape, side: Side) -> Host {
 }
 
 /// The port of a network whose other endpoint is on that peer.
-fn port(inside: &Ns, here: IpAddr, vtep: IpAddr) -> PortSpec {
+pub(crate) fn port(inside: &Ns, here: IpAddr, vtep: IpAddr) -> PortSpec {
     let there = other(here);
     let remote = RemoteSpec {
         addresses: vec![there],
@@ -308,7 +308,7 @@ fn attach(host: &Host, peer: &str) {
 }
 
 /// A bridge in its place, of which the data path's device is to be a port.
-fn bridge(host: &Host) {
+pub(crate) fn bridge(host: &Host) {
     let address = mac(host.address);
     let made = format!("ip link add vx0 address {address} type bridge mcast_snooping 0");
     succeed(&host.inside, &made);
@@ -348,7 +348,7 @@ pub(crate) fn frames(inside: &Ns, link: &str) -> (u64, u64) {
 }
 
 /// An address in the encrypted network, and where the other one is.
-fn enter(host: &Host, mtu: u32) {
+pub(crate) fn enter(host: &Host, mtu: u32) {
     succeed(
         &host.inside,
         &format!("ip addr add {}/24 dev vx0", host.address),

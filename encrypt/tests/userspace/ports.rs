@@ -1,6 +1,7 @@
 //! Ports of bridges: how they come and go, and what they do that VXLAN devices do otherwise.
 
 use std::fs;
+use std::mem;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::symlink;
@@ -13,7 +14,9 @@ use weft_encrypt::path::{Form, PathSpec, PortState};
 use weft_encrypt::userspace::{PORT_IFNAME, probe_form};
 use weft_test_netns::{DEADLINE, Ns};
 
-use crate::lab::{Host, PORTS, VNI, peers, run, set_up_port, succeed, until};
+use crate::lab::{
+    Host, PORTS, VNI, bridge, enter, frames, peers, port, run, set_up_port, succeed, until,
+};
 use crate::traffic::{PAUSE, exchange, shout, stream};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
@@ -27,6 +30,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         a_removed_port_is_made_again,
     ),
     ("a_port_moves_with_its_sandbox", a_port_moves),
+    ("networks_do_not_mix", networks_do_not_mix),
     ("ports_answer_for_endpoints", ports_answer_for_endpoints),
     ("broadcasts_are_copied_if_wanted", broadcasts_are_copied),
     (
@@ -194,6 +198,44 @@ fn a_port_moves() {
     right.path().want(&right.spec).unwrap();
     set_up_port(&right, &PORTS);
     exchange(&left, &right, 2, PAUSE, 100);
+}
+
+fn networks_do_not_mix() {
+    const OTHER: u32 = VNI + 1;
+    let (mut left, mut right) = peers(&PORTS);
+    exchange(&left, &right, 2, PAUSE, 100);
+    let (ends, mut first) = ([left.end, right.end], Vec::new());
+    for (host, peer) in [(&mut left, ends[1]), (&mut right, ends[0])] {
+        // The same addresses, elsewhere.
+        first.push(mem::take(&mut host.inside));
+        let other = port(&host.inside, host.address, peer);
+        host.spec.ports.insert(OTHER, other);
+        let known = host.spec.peers.get_mut(&peer).unwrap();
+        known.networks.insert(OTHER);
+        host.path().want(&host.spec).unwrap();
+        bridge(host);
+        enter(host, PORTS.mtu);
+        set_up_port(host, &PORTS);
+    }
+    let of_first = || { first.iter() }.map(|inside| frames(inside, "vx0").0);
+    let before: Vec<u64> = of_first().collect();
+    exchange(&left, &right, 5, PAUSE, 100);
+    stream(&left, &right, 2_000_000);
+    stream(&right, &left, 2_000_000);
+    assert_eq!(of_first().collect::<Vec<u64>>(), before);
+
+    // What the peer takes no part in is not taken from it, whatever port there is.
+    let spec = want(&right, |spec| {
+        let known = spec.peers.get_mut(&left.end).unwrap();
+        known.networks.remove(&OTHER);
+    });
+    assert!(spec.ports.contains_key(&OTHER));
+    let before = frames(&right.inside, "vx0").0;
+    until("it is counted", || {
+        shout(&left, &right);
+        right.path().state().peers[&left.end].foreign_network > 2
+    });
+    assert_eq!(frames(&right.inside, "vx0").0, before);
 }
 
 fn ports_answer_for_endpoints() {

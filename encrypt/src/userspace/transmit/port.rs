@@ -15,8 +15,8 @@ use super::super::tables::Tables;
 use super::super::tap::PORT_LAYOUT;
 use super::{BATCH, Group, Transmit, read_batch, seal};
 
-/// Ports that have their turn before the other direction has.
-const PORTS: usize = 16;
+/// Ports that have their turn before the other direction has: together they have a batch.
+const PORTS: usize = BATCH;
 /// Before an answer: nothing is left to be done to it.
 const NOTHING: [u8; Layout::LONGEST] = [0; Layout::LONGEST];
 
@@ -33,6 +33,7 @@ impl Transmit {
         let mut vnis = [0; PORTS];
         let vnis = poll.ready(&mut vnis);
         let (mut any, mut more) = (false, vnis.len() == PORTS);
+        let most = BATCH / vnis.len().max(1);
         let mut group = Group::new(&mut self.packets, tables, socket, now_ms);
         for vni in vnis {
             let network = Vni::new(*vni).zip(tables.ports.open(*vni));
@@ -48,7 +49,7 @@ impl Transmit {
                 port,
                 thread,
             };
-            let read = read_batch(tap, &mut self.frame, |frame| {
+            let read = read_batch(tap, &mut self.frame, most, |frame| {
                 if let Err(cause) = from.forward(frame, &mut group) {
                     tables.reject(cause);
                 }
@@ -56,7 +57,7 @@ impl Transmit {
             match read {
                 Ok(frames) => {
                     any |= frames > 0;
-                    more |= frames == BATCH;
+                    more |= frames == most;
                 }
                 Err(_) => port.lose(thread, poll),
             }
