@@ -178,8 +178,9 @@ impl Ports {
         let mut ports = Self::new(threads, udp)?;
         for (vni, carried) in carried {
             let device = carried.netns.and_then(|(device, inode)| {
+                let queues: Vec<OwnedFd> = queues.take(threads).collect();
                 // Of a device that is gone all queues are.
-                let queues: io::Result<_> = queues.take(threads).map(Tap::adopt).collect();
+                let queues: io::Result<_> = queues.into_iter().map(Tap::adopt).collect();
                 let device = Device::new(Identity { device, inode }, queues.ok()?);
                 register(&device, vni, &ports.polls).ok()?;
                 Some(device)

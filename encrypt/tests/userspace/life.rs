@@ -130,7 +130,7 @@ fn a_hand_over_loses_nothing(shape: &Shape) {
 }
 
 /// As one process does to another: by bytes and descriptors.
-fn hand_over(host: &Host, path: Userspace) -> Userspace {
+pub(crate) fn hand_over(host: &Host, path: Userspace) -> Userspace {
     let before = path.state();
     let (state, fds) = path.hand_over();
     let bytes = serde_json::to_vec(&state).unwrap();

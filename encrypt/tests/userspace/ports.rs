@@ -15,8 +15,10 @@ use weft_encrypt::userspace::{PORT_IFNAME, probe_form};
 use weft_test_netns::{DEADLINE, Ns};
 
 use crate::lab::{
-    Host, PORTS, VNI, bridge, enter, frames, peers, port, run, set_up_port, succeed, until,
+    Host, MANY_PORTS, PORTS, VNI, bridge, enter, frames, peers, port, run, set_up_port, succeed,
+    until,
 };
+use crate::life::hand_over;
 use crate::traffic::{PAUSE, exchange, shout, stream};
 
 pub(crate) const CASES: &[(&str, fn())] = &[
@@ -31,6 +33,10 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ),
     ("a_port_moves_with_its_sandbox", a_port_moves),
     ("networks_do_not_mix", networks_do_not_mix),
+    (
+        "a_hand_over_goes_on_without_a_port_that_is_lost",
+        a_hand_over_without_a_port,
+    ),
     ("ports_answer_for_endpoints", ports_answer_for_endpoints),
     ("broadcasts_are_copied_if_wanted", broadcasts_are_copied),
     (
@@ -200,23 +206,26 @@ fn a_port_moves() {
     exchange(&left, &right, 2, PAUSE, 100);
 }
 
+/// Gives a host a second network, with the addresses of the first, and has it be the one that is
+/// looked at. Returns where the first one is.
+fn add_network(host: &mut Host, vni: u32) -> Ns {
+    let first = mem::take(&mut host.inside);
+    let (peer, known) = host.spec.peers.iter_mut().next().unwrap();
+    known.networks.insert(vni);
+    let port = port(&host.inside, host.address, *peer);
+    host.spec.ports.insert(vni, port);
+    host.path().want(&host.spec).unwrap();
+    bridge(host);
+    enter(host, PORTS.mtu);
+    set_up_port(host, &PORTS);
+    first
+}
+
 fn networks_do_not_mix() {
     const OTHER: u32 = VNI + 1;
     let (mut left, mut right) = peers(&PORTS);
     exchange(&left, &right, 2, PAUSE, 100);
-    let (ends, mut first) = ([left.end, right.end], Vec::new());
-    for (host, peer) in [(&mut left, ends[1]), (&mut right, ends[0])] {
-        // The same addresses, elsewhere.
-        first.push(mem::take(&mut host.inside));
-        let other = port(&host.inside, host.address, peer);
-        host.spec.ports.insert(OTHER, other);
-        let known = host.spec.peers.get_mut(&peer).unwrap();
-        known.networks.insert(OTHER);
-        host.path().want(&host.spec).unwrap();
-        bridge(host);
-        enter(host, PORTS.mtu);
-        set_up_port(host, &PORTS);
-    }
+    let first = [&mut left, &mut right].map(|host| add_network(host, OTHER));
     let of_first = || { first.iter() }.map(|inside| frames(inside, "vx0").0);
     let before: Vec<u64> = of_first().collect();
     exchange(&left, &right, 5, PAUSE, 100);
@@ -236,6 +245,27 @@ fn networks_do_not_mix() {
         right.path().state().peers[&left.end].foreign_network > 2
     });
     assert_eq!(frames(&right.inside, "vx0").0, before);
+}
+
+fn a_hand_over_without_a_port() {
+    let (mut left, mut right) = peers(&MANY_PORTS);
+    let first = [&mut left, &mut right].map(|host| add_network(host, VNI + 1));
+    exchange(&left, &right, 2, PAUSE, 100);
+    // Whether that is noticed before or not.
+    succeed(&first[0], &format!("ip link del {PORT_IFNAME}"));
+    let path = left.path.take().unwrap();
+    left.path = Some(hand_over(&left, path));
+    assert!(device(&first[0]).is_some(), "it is made again");
+    assert!(
+        left.path()
+            .state()
+            .ports
+            .values()
+            .all(|port| port.error.is_none())
+    );
+    exchange(&left, &right, 2, PAUSE, 100);
+    left.inside = first.into_iter().next().unwrap();
+    set_up_port(&left, &PORTS);
 }
 
 fn ports_answer_for_endpoints() {
