@@ -20,11 +20,13 @@
 //! - [`stats`]: what the backends of a namespace take and answer, in counters of the kernel.
 //! - [`relay`]: what a process does that passes connections on with a header in front (PROXY protocol),
 //!   for ports whose backends want that; the decisions, not the sockets.
+//! - [`dns`]: what names of networks and services mean, and what becomes of a query; packets in, packets
+//!   out, without sockets.
 //! - [`least_conn`]: weights by which backends with fewer flows get more of the new ones.
 //!
 //! # What is not here
 //!
-//! What other crates see to: health, and DNS answers.
+//! What other crates see to: health.
 //!
 //! # The table
 //!
@@ -143,6 +145,7 @@
 mod chains;
 mod class;
 mod classes;
+pub mod dns;
 mod error;
 mod exprs;
 pub mod flows;

@@ -395,6 +395,13 @@ pub(crate) fn a_status() -> Status {
             not_after: 2,
             expires_in_s: 7_000_000,
         }),
+        dns: Some(DnsStatus {
+            serving: 2,
+            failed: 1,
+            upstreams: vec!["192.0.2.53".into()],
+            error: None,
+            queries: [("answered".to_owned(), 7)].into(),
+        }),
         dataplane: Some(DataplaneStatus {
             pid: 4712,
             version: "0.1.0".into(),

@@ -113,7 +113,10 @@ pub(super) fn show_etc(run_dir: &Path, inode: u64, siblings: &[Endpoint]) -> Res
         })
     };
     let (resolv_conf, hosts) = (passing("resolv.conf")?, passing("hosts")?);
-    write_public(&resolv_conf.path, files::RESOLV_CONF)?;
+    write_public(
+        &resolv_conf.path,
+        &files::resolv_conf(&files::host_resolv_conf()),
+    )?;
     write_public(&hosts.path, &files::hosts(&hosts_entries(siblings)))?;
     mounts::show(EtcFiles {
         resolv_conf: &resolv_conf.path,

@@ -1,14 +1,29 @@
 //! What a container reads in `/etc/resolv.conf` and `/etc/hosts`.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::net::IpAddr;
 
-/// No name server is named before one answers: resolvers would wait for it on every name. With
-/// `ndots:0` a single label is asked for as it is (resolv.conf(5)).
-pub(super) const RESOLV_CONF: &str = "\
-# Written by weft. No name server answers in this container; names are in /etc/hosts.
-options ndots:0
-";
+use weft_lb::dns::{OWN_ADDRESS, ResolvConf};
+
+/// The text of `/etc/resolv.conf`: the server inside the container, and the domains in which the host
+/// looks for names. With `ndots:0` a name is asked for as it is first, a single label, too
+/// (resolv.conf(5)).
+pub(super) fn resolv_conf(host: &ResolvConf) -> String {
+    let mut text = format!("# Written by weft.\nnameserver {OWN_ADDRESS}\n");
+    if !host.search.is_empty() {
+        // A String takes everything that is written to it.
+        let _ = writeln!(text, "search {}", host.search.join(" "));
+    }
+    text.push_str("options ndots:0\n");
+    text
+}
+
+/// What the host's own file says; nothing, if it cannot be read.
+pub(super) fn host_resolv_conf() -> ResolvConf {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    ResolvConf::parse(&text)
+}
 
 const LOCALHOST: &str = "\
 # Written by weft.
@@ -64,7 +79,16 @@ mod tests {
     }
 
     #[test]
-    fn no_name_server_is_promised() {
-        assert!(!RESOLV_CONF.contains("nameserver"));
+    fn names_are_asked_for_inside_and_as_they_are() {
+        let host = ResolvConf::parse("nameserver 192.0.2.1\nsearch a.example b.example\n");
+        let text = resolv_conf(&host);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let expected = [
+            "nameserver 127.0.0.11",
+            "search a.example b.example",
+            "options ndots:0",
+        ];
+        assert_eq!(lines, expected);
+        assert!(!resolv_conf(&ResolvConf::default()).contains("search"));
     }
 }

@@ -36,7 +36,8 @@ impl Container {
             )
         })?;
         let container = Self { directory };
-        write_public(&container.directory.resolv_conf(), files::RESOLV_CONF)?;
+        let resolv_conf = files::resolv_conf(&files::host_resolv_conf());
+        write_public(&container.directory.resolv_conf(), &resolv_conf)?;
         container.name(&[])?;
         mounts::show(EtcFiles {
             resolv_conf: &container.directory.resolv_conf(),

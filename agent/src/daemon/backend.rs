@@ -16,6 +16,7 @@ use super::dataplane::Report;
 use super::encryption::{EncryptionReport, Protection};
 use super::events::{self, Events};
 use super::health::Reasons;
+use super::names::NamesReport;
 use super::reconcile::{GUARD_TABLE, KernelState, Passes};
 use super::{attach, convert, member, own_ports, service_plane, services, wait};
 use crate::api::types::{
@@ -41,6 +42,7 @@ pub(super) struct Daemon {
     pub(super) kernel: watch::Receiver<Arc<KernelState>>,
     dataplane: watch::Receiver<Arc<Report>>,
     pub(super) encryption: watch::Receiver<Arc<EncryptionReport>>,
+    pub(super) names: watch::Receiver<Arc<NamesReport>>,
     pub(super) node_name: Option<String>,
     /// Where the sandboxes are.
     pub(super) netns_dir: PathBuf,
@@ -64,6 +66,8 @@ pub(super) struct DaemonParts {
     pub(super) dataplane: watch::Receiver<Arc<Report>>,
     /// What is known of its encrypted networks.
     pub(super) encryption: watch::Receiver<Arc<EncryptionReport>>,
+    /// What is known of names inside its containers.
+    pub(super) names: watch::Receiver<Arc<NamesReport>>,
     /// How often it was looked at.
     pub(super) passes: Arc<Passes>,
     /// What happens.
@@ -81,6 +85,7 @@ impl Daemon {
             kernel: parts.kernel,
             dataplane: parts.dataplane,
             encryption: parts.encryption,
+            names: parts.names,
             node_name: config.node_name.clone(),
             netns_dir: config.netns_dir(),
             passes: parts.passes,
@@ -296,12 +301,14 @@ impl Backend for Daemon {
             };
             let dataplane = self.dataplane.borrow().clone();
             let encryption = self.encryption.borrow().clone();
+            let names = self.names.borrow().clone();
             let known = convert::Known {
                 control: &control,
                 kernel: &kernel,
                 features: &self.features,
                 dataplane: &dataplane,
                 encryption: &encryption,
+                names: &names,
                 applied: &applied,
             };
             Ok(self.control.with_view(|view| convert::status(&known, view)))

@@ -14,13 +14,15 @@ use weft_raft::model::{NodeId, View};
 
 use super::dataplane::Report;
 use super::encryption::{EncryptionReport, PeerReport, Protection};
+use super::names::NamesReport;
 use super::reconcile::KernelState;
 use super::wait::AppliedMap;
 use crate::api::types::host_wide;
 use crate::api::types::{
-    ApiError, Certificate, DataplaneStatus, EncryptionStatus, ErrorCode, Feature, Managers, Peer,
-    Problem, ProtectedPeer, ProtectionState, Status,
+    ApiError, Certificate, DataplaneStatus, DnsStatus, EncryptionStatus, ErrorCode, Feature,
+    Managers, Peer, Problem, ProtectedPeer, ProtectionState, Status,
 };
+use crate::dataplane::dns::DnsCounts;
 use crate::dataplane::wire::State;
 
 /// What the kernel was probed for.
@@ -48,6 +50,7 @@ pub(super) struct Known<'a> {
     pub(super) features: &'a [Feature],
     pub(super) dataplane: &'a Report,
     pub(super) encryption: &'a EncryptionReport,
+    pub(super) names: &'a NamesReport,
     /// What the nodes' kernels reflect, where this node was told.
     pub(super) applied: &'a AppliedMap,
 }
@@ -60,6 +63,7 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         features,
         dataplane,
         encryption,
+        names,
         applied,
     } = known;
     let member = control.member;
@@ -83,6 +87,7 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
         certificate: certificate(control),
         dataplane: dataplane_status(dataplane),
         encryption: encryption_status(encryption, view),
+        dns: dns_status(names),
     }
 }
 
@@ -170,6 +175,41 @@ fn dataplane_status(report: &Report) -> Option<DataplaneStatus> {
     })
 }
 
+fn dns_status(report: &NamesReport) -> Option<DnsStatus> {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let Some(state) = &report.state else {
+        return report.error.clone().map(|error| DnsStatus {
+            serving: 0,
+            failed: 0,
+            upstreams: Vec::new(),
+            error: Some(error),
+            queries: BTreeMap::new(),
+        });
+    };
+    let counted = dns_queries(&state.counts);
+    Some(DnsStatus {
+        serving: number(state.serving),
+        failed: number(state.failed.len()),
+        upstreams: state.upstreams.clone(),
+        error: state.upstream_error.clone(),
+        queries: counted.map(|(what, count)| (what.to_owned(), count)).into(),
+    })
+}
+
+/// What became of queries inside containers.
+pub(super) fn dns_queries(counts: &DnsCounts) -> [(&'static str, u64); 8] {
+    [
+        ("answered", counts.answered),
+        ("no-data", counts.no_data),
+        ("no-name", counts.no_name),
+        ("refused", counts.refused),
+        ("malformed", counts.malformed),
+        ("forwarded", counts.forwarded),
+        ("failed", counts.failed),
+        ("limited", counts.limited),
+    ]
+}
+
 fn managers(quorum: Quorum) -> Managers {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     Managers {
@@ -206,6 +246,7 @@ fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
         kernel,
         dataplane,
         encryption,
+        names,
         ..
     } = known;
     let fault = control.fault.iter().map(|message| Problem {
@@ -231,6 +272,10 @@ fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
         object: "encrypted networks".to_owned(),
         message: message.clone(),
     });
+    let answered = names.error.iter().map(|message| Problem {
+        object: "names in containers".to_owned(),
+        message: message.clone(),
+    });
     let networks = kernel.failed.iter().map(|(id, message)| {
         let row = id.parse().ok().and_then(|id| view.networks.get(&id));
         Problem {
@@ -252,6 +297,7 @@ fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
         .chain(ports)
         .chain(process)
         .chain(carried)
+        .chain(answered)
         .chain(networks)
         .chain(endpoints)
         .chain(services)

@@ -61,6 +61,8 @@ struct Wanted {
     spec: Option<Arc<RelaySpec>>,
     /// Whether it is needed for encrypted networks, once that is known.
     esp: Option<bool>,
+    /// Whether it is needed for names inside containers, once that is known.
+    dns: Option<bool>,
 }
 
 impl Wanted {
@@ -69,23 +71,24 @@ impl Wanted {
     }
 
     fn is_nothing(&self) -> bool {
-        self.relay().is_none_or(RelaySpec::is_empty) && self.esp != Some(true)
+        let needed = self.esp == Some(true) || self.dns == Some(true);
+        self.relay().is_none_or(RelaySpec::is_empty) && !needed
     }
 }
 
-/// Says whether the process is needed for encrypted networks.
+/// Says whether the process is needed for something.
 #[derive(Clone, Debug)]
-pub(super) struct EspNeed {
+pub(super) struct Need {
     wanted: watch::Sender<Wanted>,
+    what: fn(&mut Wanted) -> &mut Option<bool>,
 }
 
-impl EspNeed {
+impl Need {
     /// From now on.
     pub(super) fn set(&self, needed: bool) {
         self.wanted.send_if_modified(|wanted| {
-            let changed = wanted.esp != Some(needed);
-            wanted.esp = Some(needed);
-            changed
+            let what = (self.what)(wanted);
+            what.replace(needed) != Some(needed)
         });
     }
 }
@@ -120,9 +123,18 @@ impl Dataplane {
     }
 
     /// Where it can be said that it is needed for encrypted networks.
-    pub(super) fn esp_need(&self) -> EspNeed {
+    pub(super) fn esp_need(&self) -> Need {
+        self.need(|wanted| &mut wanted.esp)
+    }
+
+    /// Where it can be said that it is needed for names inside containers.
+    pub(super) fn dns_need(&self) -> Need {
+        self.need(|wanted| &mut wanted.dns)
+    }
+
+    fn need(&self, what: fn(&mut Wanted) -> &mut Option<bool>) -> Need {
         let wanted = self.wanted.clone();
-        EspNeed { wanted }
+        Need { wanted, what }
     }
 
     /// Has the process do exactly this, and waits for that. With nothing to do there need be none.
@@ -232,7 +244,7 @@ impl Keeper {
             Some(link) => link,
             None => self.in_charge().await?,
         };
-        let state = link.want(wanted.relay(), wanted.esp).await?;
+        let state = link.want(wanted.relay(), wanted.esp, wanted.dns).await?;
         self.link = Some(link);
         Ok(vec![state])
     }
@@ -326,8 +338,9 @@ impl Keeper {
                 let mut link = Link::connect(&path).await?;
                 match link.is_understood() {
                     true => {
-                        link.want(wanted.relay(), wanted.esp.filter(|needed| !needed))
-                            .await
+                        let (esp, dns) = (wanted.esp, wanted.dns);
+                        let (esp, dns) = (esp.filter(|n| !n), dns.filter(|n| !n));
+                        link.want(wanted.relay(), esp, dns).await
                     }
                     false => Ok(State::default()),
                 }

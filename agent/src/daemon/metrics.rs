@@ -13,6 +13,7 @@ use weft_raft::model::{Endpoint, NodeStatus, View};
 use super::backend::Daemon;
 use super::convert;
 use super::encryption::{EncryptionReport, PeerReport, Protection};
+use super::names::NamesReport;
 use super::reconcile::{GUARD_TABLE, KernelState};
 use super::service_plane::{self, INGRESS_TABLE};
 use crate::api::types::BackendState;
@@ -47,6 +48,8 @@ pub(super) async fn page(daemon: Daemon) -> String {
     daemon
         .control
         .with_view(|view| encryption(&mut page, &report, view));
+    let names = daemon.names.borrow().clone();
+    dns(&mut page, &names);
     process(&mut page);
     page.finish()
 }
@@ -344,6 +347,25 @@ fn encryption(page: &mut Page, report: &EncryptionReport, view: &View) {
     let mut clear = page.family("weft_encryption_clear_dropped_total", Counter, help);
     clear.sample(&[("direction", "in")], clear_in);
     clear.sample(&[("direction", "out")], clear_out);
+}
+
+/// Names inside this node's containers.
+fn dns(page: &mut Page, report: &NamesReport) {
+    let Some(state) = &report.state else {
+        return;
+    };
+    let help = "Containers of this node, by whether names are answered in them.";
+    let mut containers = page.family("weft_dns_containers", Gauge, help);
+    containers.sample(&[("state", "serving")], state.serving as u64);
+    containers.sample(&[("state", "failed")], state.failed.len() as u64);
+    let help = "Queries of containers since the data-plane process started.";
+    let mut queries = page.family("weft_dns_queries_total", Counter, help);
+    for (result, count) in convert::dns_queries(&state.counts) {
+        queries.sample(&[("result", result)], count);
+    }
+    let help = "Packets of resolvers that were no answer to what they were asked.";
+    let strays = state.counts.strays;
+    page.single("weft_dns_strays_total", Counter, help, strays);
 }
 
 fn dropped(page: &mut Page, drops: &Drops) {

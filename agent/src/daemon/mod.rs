@@ -14,6 +14,7 @@ mod liveness;
 mod marker;
 mod member;
 mod metrics;
+mod names;
 mod notices;
 mod own_ports;
 mod paths;
@@ -41,6 +42,7 @@ use self::dataplane::Dataplane;
 use self::encryption::Encryptor;
 use self::events::Events;
 use self::health::Health;
+use self::names::Names;
 use self::reconcile::{Parts, Reconciler};
 use crate::api::server;
 use crate::api::socket::ApiSocket;
@@ -118,6 +120,8 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
     let processes = dataplane.reports();
     let encryptor = Encryptor::start(config, control, &dataplane);
     let protection = encryptor.reports();
+    let names = Names::start(config, &dataplane);
+    let answers = names.reports();
     let features = convert::features(overlay.features());
     let (reconciler, kernel) = Reconciler::new(Parts {
         control: control.clone(),
@@ -127,6 +131,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         health,
         dataplane,
         encryptor,
+        names,
         host_netns: host_netns()?,
         run_dir: config.run_dir.clone(),
         resync: config.resync,
@@ -137,6 +142,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         kernel,
         dataplane: processes,
         encryption: protection,
+        names: answers,
         passes: reconciler.passes(),
         events,
         reasons,

@@ -31,6 +31,7 @@ use super::facts::FactsKeeper;
 use super::health::Health;
 use super::liveness::Liveness;
 use super::marker::Marker;
+use super::names::Names;
 use super::service_plane::ServicePlane;
 use crate::translate::services::{Here, published};
 use crate::translate::{self, Dirty, Encryption, Index};
@@ -66,6 +67,8 @@ pub(super) struct KernelState {
     /// Endpoints (by id) whose containers do not have the service addresses that they should, and
     /// why.
     pub(super) services_failed: BTreeMap<String, String>,
+    /// Endpoints (by id) in whose containers names are not answered, and why.
+    pub(super) names_failed: BTreeMap<EndpointId, String>,
     /// What else is to be known of endpoints (by id).
     pub(super) notices: BTreeMap<String, String>,
     /// Why published ports do not work on this node, if so.
@@ -92,7 +95,8 @@ impl KernelState {
 
     /// What else is to be known of an endpoint of this node.
     pub(super) fn notice(&self, row: &Endpoint) -> Option<&String> {
-        self.notices.get(&row.id.to_string())
+        let notice = self.notices.get(&row.id.to_string());
+        notice.or_else(|| self.names_failed.get(&row.id))
     }
 
     /// Whether anything has to be tried again.
@@ -157,6 +161,7 @@ pub(super) struct Reconciler {
     dirty: Dirty,
     services: ServicePlane,
     encryptor: Encryptor,
+    names: Names,
     /// This host's part in the network that carries published ports.
     mesh: Option<SandboxSpec>,
     /// What encryption has to be on this node.
@@ -194,6 +199,8 @@ pub(super) struct Parts {
     pub(super) dataplane: Dataplane,
     /// Looks after encrypted networks.
     pub(super) encryptor: Encryptor,
+    /// Looks after names inside containers.
+    pub(super) names: Names,
     /// The namespace of the underlay.
     pub(super) host_netns: NetnsRef,
     /// `--run-dir`.
@@ -219,6 +226,7 @@ impl Reconciler {
                 parts.dataplane,
             ),
             encryptor: parts.encryptor,
+            names: parts.names,
             mesh: None,
             encryption: None,
             last: None,
@@ -276,6 +284,7 @@ impl Reconciler {
                     self.services.look_at(gone);
                 }
                 () = loads.notified() => self.services.loads_changed(),
+                () = self.names.changed() => {}
                 () = tokio::time::sleep_until(wakeup) => {}
                 () = stop.cancelled() => return,
             }
@@ -294,6 +303,7 @@ impl Reconciler {
             WatchItem::Snapshot(view) => {
                 self.index = Index::of(&view);
                 self.services.snapshot(&view);
+                self.names.snapshot();
                 self.view = (*view).clone();
                 self.dirty = Dirty::everything();
                 self.events.snapshot(self.view.revision);
@@ -304,6 +314,7 @@ impl Reconciler {
                     .changes(&self.view, &self.index, local, revision, &changes);
                 self.dirty.merge(self.index.apply(&self.view, &changes));
                 self.services.changes(&self.view, local, &changes);
+                self.names.changes(&self.view, &changes);
                 self.view.apply(revision, &changes);
             }
         }
@@ -368,6 +379,9 @@ impl Reconciler {
             self.services_pass(member.node, full, quiet, &mut next)
                 .await;
         }
+        let here = here(member.node, &self.boot_id, &self.host_netns);
+        self.names.reconcile(&self.view, &self.index, here).await;
+        next.names_failed = self.names.failed(&self.view, here);
         self.tell_ready(member.node, &next);
         if !quiet {
             self.liveness.watch(&self.view, member.node);
@@ -434,6 +448,7 @@ impl Reconciler {
         self.liveness.watch_none();
         self.health.watch_none();
         self.services.clear().await;
+        self.names.clear();
         let report = self.overlay.reconcile(&Spec::new(), Scope::All).await;
         self.encryption = None;
         // There is no other node any more to send anything to.
@@ -728,13 +743,14 @@ impl Reconciler {
     /// Those that are new.
     fn tell_notices(&self, next: &KernelState) {
         let known = self.state.borrow().clone();
-        for (id, notice) in &next.notices {
-            if known.notices.get(id) == Some(notice) {
-                continue;
-            }
-            let row = id.parse().ok().and_then(|id| self.view.endpoints.get(&id));
-            if let Some(row) = row {
-                info!(endpoint = id, notice);
+        let ids = { next.notices.keys() }.filter_map(|id| id.parse::<EndpointId>().ok());
+        let ids: BTreeSet<EndpointId> = ids.chain(next.names_failed.keys().copied()).collect();
+        for row in ids.iter().filter_map(|id| self.view.endpoints.get(id)) {
+            let notice = next
+                .notice(row)
+                .filter(|notice| known.notice(row) != Some(notice));
+            if let Some(notice) = notice {
+                info!(endpoint = %row.id, notice);
                 self.events.notice(&self.view, row, notice.clone());
             }
         }

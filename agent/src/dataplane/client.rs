@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use weft_encrypt::path::{PathSpec, PathState};
 use weft_lb::relay::RelaySpec;
 
+use super::dns::{DnsHandedOver, DnsState, DnsUpdate};
 use super::wire::{self, EspPath, Hello, PROTOCOL, Request, Response, Sealed, State};
 use super::{descriptors, process};
 
@@ -60,9 +61,39 @@ impl Link {
         &mut self,
         relay: Option<&RelaySpec>,
         esp: Option<bool>,
+        dns: Option<bool>,
     ) -> io::Result<State> {
         let relay = relay.cloned();
-        self.state_after(&Request::Want { relay, esp }).await
+        self.state_after(&Request::Want { relay, esp, dns }).await
+    }
+
+    /// Tells it which names to answer where; what it answers then.
+    ///
+    /// # Errors
+    /// When it refuses ([`ErrorKind::Other`]), or has gone. Then the connection is of no more use.
+    pub(crate) async fn dns(&mut self, update: DnsUpdate) -> io::Result<DnsState> {
+        match call(&mut self.stream, &Request::Dns(update)).await? {
+            Response::Dns(state) => Ok(state),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes the names that it answers, and its sockets in containers.
+    ///
+    /// # Errors
+    /// As [`want`](Self::want).
+    pub(super) async fn hand_over_dns(
+        &mut self,
+    ) -> io::Result<Option<(DnsHandedOver, Vec<OwnedFd>)>> {
+        match call(&mut self.stream, &Request::HandOverDns).await? {
+            Response::DnsHandedOver(None) => Ok(None),
+            Response::DnsHandedOver(Some(handed)) => {
+                let receive = descriptors::receive(&self.stream, handed.descriptors());
+                let sockets = timeout(ANSWER, receive).await??;
+                Ok(Some((handed, sockets)))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Tells it which encrypted networks to carry; what it carries then.
@@ -192,7 +223,9 @@ mod tests {
             wire::write(&mut there, &state).await.unwrap();
             there
         });
-        link.want(Some(&RelaySpec::new()), None).await.unwrap();
+        link.want(Some(&RelaySpec::new()), None, None)
+            .await
+            .unwrap();
         let there = serving.await.unwrap();
         let pause = Duration::from_millis(50);
         assert!(timeout(pause, link.gone()).await.is_err());

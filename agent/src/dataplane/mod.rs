@@ -1,14 +1,14 @@
 //! The data-plane process: what cannot live in the kernel and must go on when the agent is gone.
 //!
 //! That is the relay: connections of published ports whose backends want a PROXY protocol header
-//! ([`weft_lb::relay`]); and encrypted networks where the kernel has no ESP
-//! ([`weft_encrypt::userspace`]). The process is told completely what is wanted, does it, and says what
+//! ([`weft_lb::relay`]); names inside containers ([`weft_lb::dns`]); and encrypted networks where the
+//! kernel has no ESP ([`weft_encrypt::userspace`]). The process is told completely what is wanted, does it, and says what
 //! it does; it decides nothing else and keeps nothing on disk. Whoever speaks to it over its socket is
 //! the agent, any number of agents one after the other, or its own successor.
 //!
 //! # Upgrade
 //!
-//! A process that starts asks those that run to hand over their listening sockets (`SCM_RIGHTS`,
+//! A process that starts asks those that run to hand over their listening sockets and those in containers (`SCM_RIGHTS`,
 //! unix(7)), so that at every moment somebody accepts. It then makes `dataplane.sock`, a symbolic link,
 //! lead to its own socket and tells the others that they have been succeeded. These finish their
 //! connections and end. Should it die on the way, the others have lost nothing, and the next one does
@@ -22,6 +22,7 @@
 pub(crate) mod client;
 mod connection;
 mod descriptors;
+pub(crate) mod dns;
 mod esp;
 mod identity;
 mod listening;

@@ -11,11 +11,12 @@ use nix::unistd::{geteuid, setsid};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 use weft_encrypt::keys::SaKey;
 
 use super::client::Link;
+use super::dns::{self, Dns, DnsSocket};
 use super::esp::Esp;
 use super::place::Place;
 use super::relay::Relay;
@@ -27,6 +28,8 @@ use crate::core_dumps;
 const WORKER_THREADS: usize = 2;
 /// A process that nobody tells anything is nobody's.
 const UNTOLD: Duration = Duration::from_mins(1);
+/// How often it is looked whether the last queries have been answered.
+const BUSY_LOOK: Duration = Duration::from_millis(200);
 /// Clients at a time: agent, successors.
 const CLIENTS_MAX: usize = 16;
 
@@ -72,13 +75,20 @@ fn raise_descriptor_limit() -> u64 {
 struct Work {
     relay: Arc<Relay>,
     esp: Esp,
+    dns: Dns,
     hello: Hello,
 }
 
 impl Work {
     /// Whether anybody has told it what to do.
     fn is_told(&self) -> bool {
-        self.relay.is_told() || self.esp.is_needed()
+        self.relay.is_told() || self.esp.is_needed() || self.dns.is_needed()
+    }
+
+    /// Whether there is nothing that it is needed for.
+    fn is_done(&self) -> bool {
+        let needed = self.esp.is_needed() || self.dns.is_needed();
+        self.relay.is_done() && !needed && !self.dns.is_busy()
     }
 }
 
@@ -92,14 +102,18 @@ async fn serve(place: Place, descriptors: u64) -> anyhow::Result<()> {
     let work = Arc::new(Work {
         relay: Arc::new(Relay::new(descriptors)),
         esp: Esp::new(place.run_dir().to_owned()),
+        dns: Dns::new(),
         hello,
     });
     let listener = take_over(&place, &work).await?;
     let clients = tokio::spawn(answer_all(listener, work.clone()));
     let untold = Instant::now() + UNTOLD;
-    while !work.relay.is_done() || work.esp.is_needed() {
+    let mut looks = interval(dns::LOOK);
+    while !work.is_done() {
         tokio::select! {
             () = work.relay.changed.notified() => {}
+            _ = looks.tick() => block_in_place(|| work.dns.look()),
+            () = sleep(BUSY_LOOK), if work.dns.is_busy() => {}
             () = sleep_until(untold), if !work.is_told() => break,
         }
     }
@@ -119,7 +133,12 @@ async fn lock(place: &Place) -> anyhow::Result<impl Sized + use<>> {
 
 /// Goes on where others are, and takes charge.
 async fn take_over(place: &Place, work: &Work) -> anyhow::Result<UnixListener> {
-    let Work { relay, esp, hello } = work;
+    let Work {
+        relay,
+        esp,
+        dns,
+        hello,
+    } = work;
     let _lock = lock(place).await?;
     let mut others = Vec::new();
     for path in place.all() {
@@ -147,6 +166,7 @@ async fn take_over(place: &Place, work: &Work) -> anyhow::Result<UnixListener> {
             Err(error) => warn!(pid, %error, "a process did not hand over"),
         }
         take_esp(other, esp).await;
+        take_dns(other, dns).await;
     }
     let listener = place.listen().context("cannot make the socket")?;
     let listener = UnixListener::from_std(listener)?;
@@ -178,6 +198,20 @@ async fn take_esp(other: &mut Link, esp: &Esp) {
     }
 }
 
+/// Goes on with the names of another process. Without its sockets new ones are opened when it is gone.
+async fn take_dns(other: &mut Link, dns: &Dns) {
+    let pid = other.hello().pid;
+    let taken = match other.hand_over_dns().await {
+        Ok(None) => return,
+        Ok(Some((handed, sockets))) => dns.adopt(handed, sockets),
+        Err(error) => Err(error),
+    };
+    match taken {
+        Ok(()) => info!(pid, "taking over names"),
+        Err(error) => warn!(pid, %error, "names could not be taken over"),
+    }
+}
+
 async fn answer_all(listener: UnixListener, work: Arc<Work>) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
@@ -188,7 +222,7 @@ async fn answer_all(listener: UnixListener, work: Arc<Work>) {
             Ok((stream, _)) => stream,
             Err(error) => {
                 debug!(%error, "a client could not be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
@@ -220,6 +254,7 @@ async fn answer(mut stream: UnixStream, work: &Work) -> io::Result<()> {
 enum Descriptor {
     Listener(Arc<TcpListener>),
     Esp(OwnedFd),
+    Dns(DnsSocket),
 }
 
 impl Descriptor {
@@ -227,6 +262,7 @@ impl Descriptor {
         match self {
             Self::Listener(listener) => listener.as_fd(),
             Self::Esp(descriptor) => descriptor.as_fd(),
+            Self::Dns(socket) => socket.as_fd(),
         }
     }
 }
@@ -235,10 +271,13 @@ impl Work {
     fn answer(&self, request: Request) -> (Response, Vec<Descriptor>) {
         let response = match request {
             Request::Hello { .. } => Response::Hello(self.hello.clone()),
-            Request::Want { relay, esp } => {
+            Request::Want { relay, esp, dns } => {
                 // Before the relay may find that nothing is left to do.
                 if let Some(needed) = esp {
                     self.esp.need(needed);
+                }
+                if let Some(needed) = dns {
+                    self.dns.need(needed);
                 }
                 match relay.map_or(Ok(()), |relay| self.relay.want(relay)) {
                     Ok(()) => Response::State(self.relay.state()),
@@ -255,6 +294,7 @@ impl Work {
             Request::Succeeded => {
                 // An agent that has not noticed yet asks here, for as long as there are connections.
                 self.esp.succeeded();
+                self.dns.succeeded();
                 self.relay.succeeded();
                 Response::State(self.relay.state())
             }
@@ -270,6 +310,15 @@ impl Work {
             }
             Request::RemoveInbound(spi) => done(self.esp.remove_inbound(spi)),
             Request::HandOverEsp => return self.hand_over_esp(),
+            Request::Dns(update) => match self.dns.want(update) {
+                Ok(state) => Response::Dns(state),
+                Err(why) => Response::Refused(why),
+            },
+            Request::HandOverDns => {
+                let (handed, sockets) = self.dns.to_hand_over().unzip();
+                let sockets = sockets.into_iter().flatten().map(Descriptor::Dns);
+                return (Response::DnsHandedOver(handed), sockets.collect());
+            }
         };
         (response, Vec::new())
     }

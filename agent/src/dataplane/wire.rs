@@ -16,8 +16,10 @@ use weft_encrypt::path::{PathSpec, PathState, SaName};
 use weft_lb::relay::RelaySpec;
 use zeroize::Zeroizing;
 
+use super::dns::{DnsHandedOver, DnsState, DnsUpdate};
+
 /// Version of everything but [`Request::Hello`] and its answer, which stay as they are.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 /// Longest message: about 10,000 listeners with some backends each.
 const MESSAGE_MAX: usize = 16 << 20;
 /// Room that a message is given at first: more than one with a key takes.
@@ -38,7 +40,14 @@ pub(crate) enum Request {
         relay: Option<RelaySpec>,
         /// Whether it is needed for encrypted networks. If not, it stops carrying them.
         esp: Option<bool>,
+        /// Whether it is needed for names inside containers. If not, it stops answering them.
+        dns: Option<bool>,
     },
+    /// To answer names inside containers like this from now on. Answered by [`Response::Dns`].
+    Dns(DnsUpdate),
+    /// To give another process what it needs to answer names, which is no end of its own answering yet.
+    /// Answered by [`Response::DnsHandedOver`], and the descriptors after it.
+    HandOverDns,
     /// To give its listening sockets to another process, which is no end of its own listening yet.
     /// Answered by [`Response::HandOver`], and the descriptors after it.
     HandOver,
@@ -127,6 +136,10 @@ pub(crate) enum Response {
     Refused(String),
     /// What it carries of encrypted networks.
     Esp(Box<PathState>),
+    /// Which names it answers.
+    Dns(DnsState),
+    /// What it answers, if it does.
+    DnsHandedOver(Option<DnsHandedOver>),
     /// It is done.
     Done,
     /// What it has carried, if it has, and how many descriptors follow.
@@ -272,6 +285,7 @@ mod tests {
             Request::Want {
                 relay: Some(spec()),
                 esp: Some(true),
+                dns: None,
             },
             Request::HandOver,
             Request::Succeeded,

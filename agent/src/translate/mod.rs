@@ -1,6 +1,7 @@
 //! The one dictionary between cluster words and kernel words: a pure function of the cluster's
 //! state and of which node this is.
 
+pub(crate) mod dns;
 mod encryption;
 mod health;
 mod index;

@@ -133,7 +133,7 @@ fn own_files(world: &World) {
     assert!(text.contains("127.0.0.1\tlocalhost"), "{text}");
     assert!(text.contains("10.0.1.9\tapi api.web backend"), "{text}");
     assert!(
-        text.contains("options ndots:0") && !text.contains("nameserver "),
+        text.contains("nameserver 127.0.0.11\n") && text.contains("options ndots:0"),
         "{text}"
     );
     assert_eq!(host_files(), before);

@@ -131,6 +131,7 @@ async fn the_document_lists_every_operation_and_every_schema() {
         "BackendState",
         "Certificate",
         "DataplaneStatus",
+        "DnsStatus",
         "EncryptionStatus",
         "Endpoint",
         "EndpointMode",

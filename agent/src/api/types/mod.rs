@@ -40,8 +40,8 @@ pub use service_request::{
     ServiceUpdateRequest,
 };
 pub use status::{
-    Applied, Certificate, DataplaneStatus, EncryptionStatus, Feature, Joined, Managers, Peer,
-    Problem, ProtectedPeer, ProtectionState, Status, Token,
+    Applied, Certificate, DataplaneStatus, DnsStatus, EncryptionStatus, Feature, Joined, Managers,
+    Peer, Problem, ProtectedPeer, ProtectionState, Status, Token,
 };
 
 #[cfg(test)]

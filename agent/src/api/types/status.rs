@@ -45,6 +45,8 @@ pub struct Status {
     pub dataplane: Option<DataplaneStatus>,
     /// Encrypted networks on this node; `null` while it takes part in none.
     pub encryption: Option<EncryptionStatus>,
+    /// Names inside this node's containers; `null` while it has none.
+    pub dns: Option<DnsStatus>,
 }
 
 /// How many managers there are.
@@ -123,6 +125,21 @@ pub struct DataplaneStatus {
     pub unreachable: u64,
     /// How often it has ended by itself and was started again since the agent started.
     pub lost: u64,
+}
+
+/// Who answers names inside a node's containers, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DnsStatus {
+    /// Containers in which they are answered.
+    pub serving: u32,
+    /// Containers in which they are not; `weft endpoint inspect` says why.
+    pub failed: u32,
+    /// Resolvers of the host that are asked for other names.
+    pub upstreams: Vec<String>,
+    /// Why none is, or why nothing is answered, if so.
+    pub error: Option<String>,
+    /// Queries since the data-plane process started, by what became of them.
+    pub queries: BTreeMap<String, u64>,
 }
 
 /// What carries encrypted networks on a node, and with whom.

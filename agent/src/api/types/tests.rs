@@ -147,6 +147,10 @@ fn a_status_is_written_with_the_documented_names() {
                 }],
                 "strays": {"unknown_spi": 2}, "clear_dropped_in": 4, "clear_dropped_out": 0,
             },
+            "dns": {
+                "serving": 2, "failed": 1, "upstreams": ["192.0.2.53"], "error": null,
+                "queries": {"answered": 7},
+            },
         }),
     );
 }

@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use super::read;
 use crate::api::client::Client;
-use crate::api::types::{ApiError, Certificate, EncryptionStatus, Status};
+use crate::api::types::{ApiError, Certificate, DnsStatus, EncryptionStatus, Status};
 use crate::cli::args::{Format, ReadArgs};
 use crate::cli::table::Table;
 use crate::exit::CliError;
@@ -123,10 +123,28 @@ fn own(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             &format!("{version}, process {pid}, {connections} connections{lost}"),
         )?;
     }
+    if let Some(dns) = &status.dns {
+        line("Names", &names(dns))?;
+    }
     line(
         "Agent",
         &format!("{}, process {}", status.version, status.pid),
     )
+}
+
+/// Where names are answered, and who is asked for others.
+fn names(dns: &DnsStatus) -> String {
+    let plural = if dns.serving == 1 { "" } else { "s" };
+    let failed = match dns.failed {
+        0 => String::new(),
+        count => format!(", not in {count} (see 'weft endpoint inspect')"),
+    };
+    let others = match (&dns.error, dns.upstreams.join(", ")) {
+        (Some(error), _) => format!("no others: {error}"),
+        (None, upstreams) => format!("others by {upstreams}"),
+    };
+    let serving = dns.serving;
+    format!("answered in {serving} container{plural}{failed}; {others}")
 }
 
 /// The nodes that traffic of encrypted networks is exchanged with.

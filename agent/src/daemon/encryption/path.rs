@@ -6,7 +6,7 @@ use weft_encrypt::esp::Spi;
 use weft_encrypt::keys::SaKey;
 use weft_encrypt::path::{PathSpec, PathState, SaName};
 
-use crate::daemon::dataplane::EspNeed;
+use crate::daemon::dataplane::Need;
 use crate::dataplane::Place;
 use crate::dataplane::client::Link;
 use crate::dataplane::wire::{EspPath, KeyBytes, Request};
@@ -15,12 +15,12 @@ use crate::dataplane::wire::{EspPath, KeyBytes, Request};
 #[derive(Debug)]
 pub(super) struct DataPath {
     place: Place,
-    need: EspNeed,
+    need: Need,
     link: Option<Link>,
 }
 
 impl DataPath {
-    pub(super) fn new(place: Place, need: EspNeed) -> Self {
+    pub(super) fn new(place: Place, need: Need) -> Self {
         Self {
             place,
             need,

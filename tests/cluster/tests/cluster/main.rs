@@ -35,6 +35,7 @@ mod t81_wire;
 mod t82_keys;
 mod t83_upsets;
 mod t85_drivers;
+mod t90_dns;
 
 /// A name and what it claims.
 type Case = (&'static str, fn() -> anyhow::Result<()>);
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         t82_keys::CASES,
         t83_upsets::CASES,
         t85_drivers::CASES,
+        t90_dns::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

@@ -260,12 +260,11 @@ fn there_before_the_command() -> Result<()> {
         );
     }
     // The host's servers are not reachable from inside, so they are not named.
-    ensure!(
-        !resolv_conf
-            .lines()
-            .any(|line| line.starts_with("nameserver")),
-        "{resolv_conf}"
-    );
+    let servers = resolv_conf
+        .lines()
+        .filter(|line| line.starts_with("nameserver"));
+    let servers: Vec<&str> = servers.collect();
+    ensure!(servers == ["nameserver 127.0.0.11"], "{resolv_conf}");
     ensure!(
         cluster.sh(1, &["cat", "/etc/hosts"])? == before,
         "the host's own file changed"

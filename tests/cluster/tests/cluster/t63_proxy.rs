@@ -145,8 +145,10 @@ fn told_of_the_client() -> Result<()> {
     let answers = outside.tcp(&underlay(1), 8080, 20)?;
     let of = |name| answers.iter().filter(|answer| answer.name == name).count();
     ensure!(of("b1") == 10 && of("b2") == 10, "{answers:?}");
-    // Without ports there is no process, and nothing of it.
+    // Without ports and containers there is no process, and nothing of it.
     cluster.weft(1, "service rm web")?;
+    cluster.weft(1, "detach b1")?;
+    cluster.weft(2, "detach b2")?;
     for host in [1, 2] {
         eventually("the process has ended", || {
             let status = cluster.json(host, "status")?;
