@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -269,10 +269,21 @@ fn a_hand_over_without_a_port() {
 }
 
 fn ports_answer_for_endpoints() {
-    let (left, right) = peers(&PORTS);
-    for (host, other) in [(&left, &right), (&right, &left)] {
-        let known = format!("ip neigh del {} dev vx0", other.address);
+    let (mut left, mut right) = peers(&PORTS);
+    for host in [&mut left, &mut right] {
+        let of_other = host.spec.ports.get_mut(&VNI).unwrap();
+        let of_other = of_other.remotes.values_mut().next().unwrap();
+        let (here, there) = (host.address, of_other.addresses[0]);
+        let known = format!("ip neigh del {there} dev vx0");
         succeed(&host.inside, &known);
+        let [here, there] = [here, there].map(|address| match address {
+            IpAddr::V4(v4) => format!("fd00::{}", v4.octets()[3]),
+            IpAddr::V6(v6) => v6.to_string(),
+        });
+        of_other.addresses.push(there.parse().unwrap());
+        host.path().want(&host.spec).unwrap();
+        let added = format!("ip addr add {here}/64 dev vx0 nodad");
+        succeed(&host.inside, &added);
     }
     exchange(&left, &right, 2, PAUSE, 100);
     let asked = format!("ip neigh show {} dev vx0", right.address);
@@ -290,6 +301,12 @@ fn ports_answer_for_endpoints() {
         dropped(&left).unknown_neighbour > 1
     });
     assert_eq!(sealed_bytes(&left), sealed);
+
+    // The same by neighbour discovery.
+    left.address = "fd00::1".parse().unwrap();
+    right.address = "fd00::2".parse().unwrap();
+    exchange(&left, &right, 2, PAUSE, 100);
+    stream(&left, &right, 1_000_000);
 }
 
 /// Signs of life have none.
