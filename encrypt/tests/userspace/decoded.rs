@@ -15,11 +15,15 @@ use crate::lab::{Host, INNER_PORT, PORTS, Shape, V4, V6, VNI, peers, until};
 use crate::traffic::exchange;
 use decoder::{Decoder, TestKey, Told, hex, unhex};
 
-pub(crate) const CASES: &[(&str, fn())] = &[
+/// Of the kernel's VXLAN devices.
+pub(crate) const TUNNELS: &[(&str, fn())] = &[
     ("scapy_opens_what_is_on_the_wire", || opened(&V4)),
     ("scapy_opens_what_is_on_an_ipv6_wire", || opened(&V6)),
-    ("scapy_opens_what_ports_put_on_the_wire", || opened(&PORTS)),
 ];
+
+/// Of ports, on every kernel.
+pub(crate) const PORT_CASES: &[(&str, fn())] =
+    &[("scapy_opens_what_ports_put_on_the_wire", || opened(&PORTS))];
 
 /// Requests, each with its answer.
 const ROUNDS: u32 = 20;

@@ -21,7 +21,7 @@ use crate::lab::{
 use crate::life::hand_over;
 use crate::traffic::{PAUSE, exchange, shout, stream};
 
-pub(crate) const CASES: &[(&str, fn())] = &[
+pub(crate) const PORT_CASES: &[(&str, fn())] = &[
     ("this_kernel_takes_one_form", this_kernel_takes_one_form),
     (
         "a_port_comes_and_goes_while_others_go_on",
