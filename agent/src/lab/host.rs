@@ -212,7 +212,9 @@ impl Host {
     /// # Errors
     /// It runs already, cannot be started, or the lab has ended.
     pub fn start_agent(&self) -> Result<(), LabError> {
-        let (host, args) = (self.name.clone(), self.lab.agent_args.clone());
+        let host = self.name.clone();
+        let own = self.lab.host_args.get(&host).into_iter().flatten();
+        let args = self.lab.agent_args.iter().chain(own).cloned().collect();
         self.lab
             .control()?
             .order(&Request::StartAgent { host, args })

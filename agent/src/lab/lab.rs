@@ -1,6 +1,7 @@
 //! A lab, from the outside: start it, use its hosts, end it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Read,
     path::{Path, PathBuf},
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) supervisor: i32,
     pub(crate) weft_exe: PathBuf,
     pub(crate) agent_args: Vec<String>,
+    pub(crate) host_args: BTreeMap<String, Vec<String>>,
 }
 
 impl Shared {
@@ -64,6 +66,7 @@ impl Lab {
                 dir,
                 weft_exe: options.weft_exe.clone(),
                 agent_args: options.agent_args.clone(),
+                host_args: options.host_args.clone(),
             }),
             owned: Some(launcher),
         };
@@ -98,6 +101,7 @@ impl Lab {
             supervisor,
             weft_exe: weft_exe.to_owned(),
             agent_args: agent_args.to_vec(),
+            host_args: BTreeMap::new(),
         };
         Ok(Self {
             shared: Arc::new(shared),

@@ -45,7 +45,7 @@ pub use exec::exec;
 pub use helper::internal;
 pub use host::Host;
 pub use lab::{Lab, down};
-pub use options::LabOptions;
+pub use options::{AgentArg, LabOptions};
 pub use ping::{PingReport, PingSpec, Pinger};
 pub use running::Running;
 pub use verbs::run;

@@ -1,8 +1,10 @@
 //! What a lab is to be.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use super::{DEFAULT_NAME, HOSTS_MAX, LabDir, LabError, launch::LabSpec};
@@ -28,11 +30,43 @@ pub struct LabOptions {
     pub state: Option<PathBuf>,
     /// More arguments for `weft agent`.
     pub agent_args: Vec<String>,
+    /// Still more on single hosts, by name.
+    pub host_args: BTreeMap<String, Vec<String>>,
     /// MTU of the underlay in bytes.
     pub underlay_mtu: u32,
     /// The program that is `weft` in the lab: any program that behaves as `weft` when it is
     /// called by that name (`argv[0]`).
     pub weft_exe: PathBuf,
+}
+
+/// An argument of `weft agent`, on every host or on one: `--log-level=debug`,
+/// `h1=--encryption=kernel`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentArg {
+    /// The host; every one without.
+    pub host: Option<String>,
+    /// The argument.
+    pub arg: String,
+}
+
+impl FromStr for AgentArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, arg) = match text.split_once('=') {
+            Some((host, arg)) if !host.starts_with('-') => (Some(host.to_owned()), arg),
+            _ => (None, text),
+        };
+        if !arg.starts_with("--") || host.as_deref() == Some("") {
+            return Err(
+                "it is no option of weft agent; write it like --log-level=debug, or \
+                        h1=--log-level=debug for one host"
+                    .to_owned(),
+            );
+        }
+        let arg = arg.to_owned();
+        Ok(Self { host, arg })
+    }
 }
 
 impl LabOptions {
@@ -46,6 +80,7 @@ impl LabOptions {
             cluster: true,
             state: None,
             agent_args: Vec::new(),
+            host_args: BTreeMap::new(),
             underlay_mtu: 1500,
             weft_exe: weft_exe.into(),
         }
@@ -79,6 +114,18 @@ impl LabOptions {
         self.without_cluster()
     }
 
+    /// The same with these arguments for `weft agent` besides.
+    #[must_use]
+    pub fn with_agent_args(mut self, args: impl IntoIterator<Item = AgentArg>) -> Self {
+        for AgentArg { host, arg } in args {
+            match host {
+                Some(host) => self.host_args.entry(host).or_default().push(arg),
+                None => self.agent_args.push(arg),
+            }
+        }
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), LabError> {
         let refuse = |what, given, accepted| {
             Err(LabError::OutOfRange {
@@ -100,7 +147,17 @@ impl LabOptions {
                 "1280 to 65535 bytes",
             );
         }
-        Ok(())
+        let hosts: Vec<String> = (1..=self.hosts)
+            .map(|number| format!("h{number}"))
+            .collect();
+        match self.host_args.keys().find(|host| !hosts.contains(host)) {
+            Some(host) => Err(LabError::NoSuchHost {
+                lab: self.name.clone(),
+                host: host.clone(),
+                known: format!("h1..h{}", self.hosts),
+            }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn spec(&self, dir: &LabDir) -> Result<LabSpec, LabError> {
@@ -114,5 +171,39 @@ impl LabOptions {
             mtu: self.underlay_mtu,
             state: self.state.as_deref().map(absolute).transpose()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_is_for_every_agent_or_for_one() {
+        let read = |text: &str| text.parse::<AgentArg>().unwrap();
+        let of = |host: Option<&str>, arg: &str| AgentArg {
+            host: host.map(str::to_owned),
+            arg: arg.to_owned(),
+        };
+        assert_eq!(read("--rekey=2s"), of(None, "--rekey=2s"));
+        let one = "h1=--encryption=kernel";
+        assert_eq!(read(one), of(Some("h1"), "--encryption=kernel"));
+        for wrong in ["", "h1", "h1=kernel", "=--rekey=2s", "-v", "rekey=2s"] {
+            let refused = wrong.parse::<AgentArg>().unwrap_err();
+            assert!(
+                refused.contains("h1=--log-level=debug"),
+                "{wrong}: {refused}"
+            );
+        }
+        let options = LabOptions::new("/bin/weft").with_agent_args([read(one), read("--rekey=2s")]);
+        assert_eq!(options.agent_args, ["--rekey=2s"]);
+        assert_eq!(options.host_args["h1"], ["--encryption=kernel"]);
+        assert!(options.check().is_ok());
+        let refused = options.with_agent_args([read("h4=--rekey=2s")]).check();
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.contains("h4") && refused.contains("h1..h3"),
+            "{refused}"
+        );
     }
 }

@@ -27,7 +27,10 @@ pub fn run(_context: &Context, command: LabCommand) -> Result<ExitCode, CliError
         LabCommand::Up(args) => up(args),
         LabCommand::Demo(args) => {
             let hosts = usize::from(args.hosts);
-            Ok(super::demo::run(current_exe()?, hosts, args.encrypted))
+            let options = LabOptions::new(current_exe()?)
+                .with_hosts(hosts)
+                .with_agent_args(args.agent_args);
+            Ok(super::demo::run(options, args.encrypted)?)
         }
         LabCommand::Exec(LabExecArgs { lab, host, command }) => {
             Ok(super::exec(&lab.name, &host, &command)?)
@@ -45,7 +48,8 @@ fn up(args: LabUpArgs) -> Result<ExitCode, CliError> {
         agents: !args.no_agents,
         state: args.state,
         ..LabOptions::new(current_exe()?).named(args.lab.name)
-    };
+    }
+    .with_agent_args(args.agent_args);
     let lab = Lab::start(&options)?;
     std::io::stdout().write_all(what_next(&options, lab.dir()).as_bytes())?;
     Ok(ExitCode::SUCCESS)

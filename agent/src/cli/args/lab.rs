@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{ReadArgs, value};
+use crate::lab::AgentArg;
 
 /// `weft lab`.
 #[derive(Debug, Subcommand)]
@@ -60,10 +61,17 @@ pub struct LabUpArgs {
     /// Keep the agents' state in DIR/h1, DIR/h2, .. instead of in memory
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// One more option of `weft agent`, on one host only with HOST= before it
+    #[arg(
+        long = "agent-arg",
+        value_name = "[HOST=]OPTION",
+        allow_hyphen_values = true
+    )]
+    pub agent_args: Vec<AgentArg>,
 }
 
 /// `weft lab demo`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LabDemoArgs {
     /// How many hosts, 3-50
     #[arg(long, value_name = "N", default_value_t = 3,
@@ -72,6 +80,13 @@ pub struct LabDemoArgs {
     /// With an encrypted network
     #[arg(long)]
     pub encrypted: bool,
+    /// One more option of `weft agent`, as h1=--encryption=kernel; on every host without h1=
+    #[arg(
+        long = "agent-arg",
+        value_name = "[HOST=]OPTION",
+        allow_hyphen_values = true
+    )]
+    pub agent_args: Vec<AgentArg>,
 }
 
 /// `weft lab exec`.

@@ -6,24 +6,28 @@ mod service;
 mod steps;
 mod wire;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use self::{interrupt::Interrupt, page::Page, steps::Steps};
-use super::{Lab, LabOptions};
+use super::{Lab, LabError, LabOptions};
 
 /// Lines of each agent's log that are shown when a step fails.
 const LOG_LINES: usize = 8;
 
-/// Runs the demo, prints it and leaves nothing behind; fails if a check does.
-pub(crate) fn run(exe: PathBuf, hosts: usize, encrypted: bool) -> ExitCode {
+/// Runs the demo on such hosts, prints it and leaves nothing behind; the exit status says whether every
+/// check passed.
+///
+/// # Errors
+/// An option is out of range.
+pub(crate) fn run(options: LabOptions, encrypted: bool) -> Result<ExitCode, LabError> {
     let name = format!("demo-{}", std::process::id());
-    let mut options = LabOptions::new(exe)
-        .named(name)
-        .with_hosts(hosts)
-        .without_cluster();
+    let mut options = options.named(name).without_cluster();
+    options.check()?;
     if encrypted {
-        options.agent_args = ["--rekey", wire::REKEY].map(str::to_owned).into();
+        let rekey = format!("--rekey={}", wire::REKEY);
+        options.agent_args.insert(0, rekey);
     }
+    let hosts = options.hosts;
     let mut page = Page::new(Interrupt::watch(&options.name));
     page.title(&format!(
         "weft on {hosts} hosts of this machine, nothing installed or left behind"
@@ -46,11 +50,10 @@ pub(crate) fn run(exe: PathBuf, hosts: usize, encrypted: bool) -> ExitCode {
         }
     };
     page.end(passed);
-    if passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    Ok(match passed {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 fn start(options: &LabOptions) -> steps::Checked<Lab> {

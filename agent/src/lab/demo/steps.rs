@@ -98,8 +98,7 @@ impl<'a> Steps<'a> {
             .step("service", || service::publish(self.lab, hosts))?;
         if self.encrypted {
             self.page.command("h1", "weft status");
-            self.page
-                .step("wire", || wire::sealed(h1, h2, &endpoints))?;
+            self.page.step("wire", || wire::sealed(hosts, &endpoints))?;
         }
         self.page.command("h2", "kill -9 $(pidof weft); weft agent");
         self.page
