@@ -67,15 +67,19 @@ pub struct Encryption {
 
 /// Which data path carries encrypted networks. On the wire there is no difference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum EncryptionPath {
     /// The kernel's, where it has ESP, else that in user space.
     #[default]
     Auto,
     /// The kernel's (XFRM), or none.
     Kernel,
-    /// That of the data-plane process.
+    /// That of the data-plane process, in the form that the kernel has what it takes for.
     Userspace,
+    /// The same, by the kernel's VXLAN devices (Linux 6.17 and later).
+    UserspaceVxlan,
+    /// The same, with VXLAN made in user space.
+    UserspacePort,
 }
 
 /// Control-plane times, the same on every node of a cluster. The defaults suit a LAN.
@@ -260,7 +264,8 @@ impl Encryption {
         match (MIN_REKEY..=MAX_REKEY).contains(&self.rekey) {
             true => Ok(()),
             false => Err(format!(
-                "the age at which keys are replaced (rekey) must be between {}s and {}h",
+                "rekey `{}` is no age at which keys can be replaced; it must be between {}s and {}h",
+                duration::text(self.rekey),
                 MIN_REKEY.as_secs(),
                 MAX_REKEY.as_secs() / 3600
             )),

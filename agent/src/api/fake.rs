@@ -412,6 +412,7 @@ pub(crate) fn a_status() -> Status {
         }),
         encryption: Some(EncryptionStatus {
             path: "userspace".into(),
+            form: Some("port".into()),
             error: None,
             peers: vec![ProtectedPeer {
                 node: "eeeeeeeeeeeeeeee".into(),

@@ -259,6 +259,9 @@ impl Daemon {
             row.ingress || endpoints.any(|endpoint| endpoint.node == node)
         };
         let report = self.encryption.borrow().clone();
+        let port = row.vni.and_then(|vni| report.ports.get(&vni.get()));
+        let unopened = port.and_then(|port| port.error.as_ref());
+        let unopened = unopened.map(|why| format!("nothing leaves this node: {why}"));
         let blocked = report.peers.iter().filter_map(|(node, peer)| {
             let Protection::Blocked(why) = &peer.protection else {
                 return None;
@@ -266,7 +269,7 @@ impl Daemon {
             let name = &view.nodes.get(node)?.name;
             takes_part(*node).then(|| format!("nothing is exchanged with {name}: {why}"))
         });
-        blocked.collect()
+        unopened.into_iter().chain(blocked).collect()
     }
 
     fn describe_network(&self, row: &model::Network) -> Network {

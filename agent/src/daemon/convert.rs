@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_encrypt::InboundCounters;
+use weft_encrypt::forwarding::DropCounters;
 use weft_encrypt::path::PeerState;
 use weft_overlay::Features;
 use weft_raft::control::{
     ControlStatus, InitError, JoinError, LeaveError, ProposeError, Quorum, TimedOut,
 };
-use weft_raft::model::{NodeId, View};
+use weft_raft::model::{NodeId, View, Vni};
 
 use super::dataplane::Report;
 use super::encryption::{EncryptionReport, PeerReport, Protection};
@@ -94,12 +95,13 @@ pub(super) fn status(known: &Known<'_>, view: &View) -> Status {
 fn encryption_status(report: &EncryptionReport, view: &View) -> Option<EncryptionStatus> {
     let peers = report.peers.iter();
     Some(EncryptionStatus {
-        path: report.path?.to_owned(),
+        path: report.path?.name().to_owned(),
+        form: report.path?.form().map(|form| form.to_string()),
         error: report.error.clone(),
         peers: peers
             .map(|(node, peer)| protected_peer(*node, peer, view))
             .collect(),
-        strays: refusals(&report.strays).collect(),
+        strays: strays(report).collect(),
         clear_dropped_in: report.clear_dropped.0,
         clear_dropped_out: report.clear_dropped.1,
     })
@@ -160,6 +162,29 @@ pub(super) fn refusals(counters: &InboundCounters) -> impl Iterator<Item = (Stri
     ];
     let causes = causes.into_iter().filter(|(_, count)| *count > 0);
     causes.map(|(name, count)| (name.to_owned(), count))
+}
+
+/// What was dropped of nobody in particular, by cause.
+pub(super) fn strays(report: &EncryptionReport) -> impl Iterator<Item = (String, u64)> + use<> {
+    let no_port = ("no_port".to_owned(), report.no_port);
+    let no_port = Some(no_port).filter(|(_, count)| *count > 0);
+    refusals(&report.strays).chain(no_port)
+}
+
+/// Frames between a network's bridge and the data path that went no further, by cause, where any did.
+pub(super) fn frame_drops(
+    counters: &DropCounters,
+) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    let causes = [
+        ("short", counters.short),
+        ("unknown_destination", counters.unknown_destination),
+        ("unknown_neighbour", counters.unknown_neighbour),
+        ("not_flooded", counters.not_flooded),
+        ("no_peer", counters.no_peer),
+        ("congested", counters.congested),
+        ("undelivered", counters.undelivered),
+    ];
+    causes.into_iter().filter(|(_, count)| *count > 0)
 }
 
 fn dataplane_status(report: &Report) -> Option<DataplaneStatus> {
@@ -276,6 +301,16 @@ fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
         object: "names in containers".to_owned(),
         message: message.clone(),
     });
+    let unopened = encryption.ports.iter().filter_map(|(vni, port)| {
+        let row = view
+            .networks
+            .values()
+            .find(|row| row.vni.map(Vni::get) == Some(*vni))?;
+        Some(Problem {
+            object: format!("network {}", row.name),
+            message: format!("nothing leaves this node: {}", port.error.as_ref()?),
+        })
+    });
     let networks = kernel.failed.iter().map(|(id, message)| {
         let row = id.parse().ok().and_then(|id| view.networks.get(&id));
         Problem {
@@ -298,6 +333,7 @@ fn problems(known: &Known<'_>, view: &View) -> Vec<Problem> {
         .chain(process)
         .chain(carried)
         .chain(answered)
+        .chain(unopened)
         .chain(networks)
         .chain(endpoints)
         .chain(services)

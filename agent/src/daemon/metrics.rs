@@ -8,7 +8,7 @@ use weft_lb::ingress::{Ingress, IngressReport};
 use weft_netns::Netns;
 use weft_overlay::guard::{Guard, GuardReport};
 use weft_raft::control::{BackendNumbers, ControlStatus, NumbersOf};
-use weft_raft::model::{Endpoint, NodeStatus, View};
+use weft_raft::model::{Endpoint, NodeStatus, View, Vni};
 
 use super::backend::Daemon;
 use super::convert;
@@ -283,6 +283,12 @@ fn encryption(page: &mut Page, report: &EncryptionReport, view: &View) {
             .map(|row| row.name.clone())
             .unwrap_or_default()
     };
+    if let Some(path) = report.path {
+        let help = "Which data path carries encrypted networks; in user space, in which form.";
+        let mut family = page.family("weft_encryption_path", Gauge, help);
+        let form = path.form().map(|form| form.to_string()).unwrap_or_default();
+        family.sample(&[("path", path.name()), ("form", &form)], 1);
+    }
     let peers: Vec<_> = report
         .peers
         .iter()
@@ -339,8 +345,21 @@ fn encryption(page: &mut Page, report: &EncryptionReport, view: &View) {
             drops.sample(&[("peer", name), ("cause", &cause)], count);
         }
     }
-    for (cause, count) in convert::refusals(&report.strays) {
+    for (cause, count) in convert::strays(report) {
         drops.sample(&[("peer", ""), ("cause", &cause)], count);
+    }
+    let help =
+        "Frames between containers of encrypted networks and their data path that were dropped.";
+    let mut frames = page.family("weft_encryption_frames_dropped_total", Counter, help);
+    for (vni, port) in &report.ports {
+        let row = view
+            .networks
+            .values()
+            .find(|row| row.vni.map(Vni::get) == Some(*vni));
+        let name = row.map(|row| row.name.to_string()).unwrap_or_default();
+        for (cause, count) in convert::frame_drops(&port.dropped) {
+            frames.sample(&[("network", &name), ("cause", cause)], count);
+        }
     }
     let (clear_in, clear_out) = report.clear_dropped;
     let help = "Datagrams of encrypted networks in clear that were dropped.";

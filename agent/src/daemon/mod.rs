@@ -134,6 +134,7 @@ async fn with_control(config: &Config, control: &ControlPlane) -> Result<(), any
         names,
         host_netns: host_netns()?,
         run_dir: config.run_dir.clone(),
+        netns_dir: config.netns_dir(),
         resync: config.resync,
         boot_id: container::boot_id()?,
     });

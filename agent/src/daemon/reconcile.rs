@@ -5,6 +5,8 @@
 //! and at everything again every `resync`. Adoption after a start, repair of drift and
 //! ordinary change are the same path.
 
+mod encryption;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
 use weft_raft::watch::{Subscription, WatchItem};
 
 use super::dataplane::Dataplane;
-use super::encryption::{Encryptor, Wanted};
+use super::encryption::Encryptor;
 use super::events::Events;
 use super::facts::FactsKeeper;
 use super::health::Health;
@@ -49,9 +51,6 @@ const HALFWAY_PAUSE: Duration = Duration::from_millis(100);
 const MAX_BATCH: usize = 4096;
 /// How long a removal that the kernel asked for may take before it is asked again.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why no frame of an encrypted network may leave where encryption was not asked for.
-const UNPREPARED: &str = "encrypted networks are not prepared on this node";
 
 /// What the kernel of this node reflects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -168,8 +167,10 @@ pub(super) struct Reconciler {
     encryption: Option<Encryption>,
     /// What it had to be last, until nothing of it is left.
     last: Option<Encryption>,
-    /// Whether nothing of encrypted networks can be in clear; why not.
-    closed: Result<(), String>,
+    /// How the frames of encrypted networks go, where nothing of them can be in clear; why it can.
+    closed: Result<Tunnel, String>,
+    /// Where the sandboxes' namespaces are.
+    netns_dir: PathBuf,
     /// The namespace of the underlay.
     host_netns: NetnsRef,
     state: watch::Sender<Arc<KernelState>>,
@@ -205,6 +206,8 @@ pub(super) struct Parts {
     pub(super) host_netns: NetnsRef,
     /// `--run-dir`.
     pub(super) run_dir: PathBuf,
+    /// Where the sandboxes' namespaces are.
+    pub(super) netns_dir: PathBuf,
     /// How often everything is compared although nothing was heard.
     pub(super) resync: Duration,
     /// Of this boot.
@@ -230,7 +233,8 @@ impl Reconciler {
             mesh: None,
             encryption: None,
             last: None,
-            closed: Err(UNPREPARED.to_owned()),
+            closed: Err(encryption::UNPREPARED.to_owned()),
+            netns_dir: parts.netns_dir,
             host_netns: parts.host_netns,
             control: parts.control,
             overlay: parts.overlay,
@@ -261,6 +265,7 @@ impl Reconciler {
     /// Runs until `stop`. The kernel is left as it is: it goes on forwarding.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let loads = self.services.on_loads();
+        let mut ports = self.encryptor.port_opened();
         loop {
             let wakeup = [self.retry_at, self.facts.wakeup(), self.services.wakeup()]
                 .into_iter()
@@ -285,6 +290,8 @@ impl Reconciler {
                 }
                 () = loads.notified() => self.services.loads_changed(),
                 () = self.names.changed() => {}
+                // With its sender the agent ends.
+                Ok(()) = ports.changed() => self.look_at_encrypted(),
                 () = tokio::time::sleep_until(wakeup) => {}
                 () = stop.cancelled() => return,
             }
@@ -520,9 +527,11 @@ impl Reconciler {
         for network in networks {
             if let Some(mut sandbox) = self.sandbox(network, node) {
                 self.drop_of_earlier_boots(&mut sandbox.locals);
-                if let Err(why) = self.may_tunnel(network) {
-                    sandbox.tunnel = Tunnel::Closed;
-                    closed.insert(network.to_string(), why);
+                if self.is_encrypted(network) {
+                    sandbox.tunnel = self.closed.clone().unwrap_or_else(|why| {
+                        closed.insert(network.to_string(), why);
+                        Tunnel::Closed
+                    });
                 }
                 spec.insert(network.to_string(), sandbox);
             }
@@ -532,71 +541,15 @@ impl Reconciler {
             None => Scope::All,
         };
         let report = self.overlay.reconcile(&spec, scope).await;
+        if report.ops > 0 {
+            self.encryptor.sandboxes_changed();
+        }
         self.note(report, &spec, only.as_ref(), quiet, next);
         for (network, why) in closed {
             if self.state.borrow().failed.get(&network) != Some(&why) {
                 warn!(%network, %why, "nothing of this network leaves the node");
             }
             next.failed.entry(network).or_insert(why);
-        }
-    }
-
-    /// Whether a network's frames may cross the underlay; an encrypted one's must not in clear.
-    fn may_tunnel(&self, network: NetworkId) -> Result<(), String> {
-        match self.view.networks.get(&network) {
-            Some(row) if row.encrypted => self.closed.clone(),
-            _ => Ok(()),
-        }
-    }
-
-    /// What encryption has to be on this node, before anything rests on it.
-    async fn encryption_pass(&mut self, node: NodeId) {
-        let encryption = translate::encryption(&self.view, &self.index, node);
-        if encryption != self.encryption {
-            let peers = encryption.as_ref().map(|wanted| wanted.peers.len());
-            debug!(?peers, "what encryption has to be has changed");
-            self.encryption = encryption;
-        }
-        if let Some(encryption) = self.encryption.clone() {
-            self.last = Some(encryption.clone());
-            let was_closed = self.closed.is_ok();
-            self.closed = self.encryptor.want(Some(Wanted { node, encryption })).await;
-            if was_closed != self.closed.is_ok() {
-                let networks = self.view.networks.values();
-                let encrypted = networks.filter(|network| network.encrypted);
-                self.dirty
-                    .networks
-                    .extend(encrypted.map(|network| network.id));
-            }
-        }
-    }
-
-    /// What encryption needs no more, after nothing rests on it any more. A network that could not
-    /// be taken away may still have its tunnel: then there are no keys left, and all stays closed.
-    async fn without_encryption(&mut self, node: NodeId, all_gone: bool) {
-        if self.encryption.is_some() {
-            return;
-        }
-        self.closed = Err(UNPREPARED.to_owned());
-        match (all_gone, self.last.clone()) {
-            (true, _) => self.take_encryption_away().await,
-            (false, Some(last)) => {
-                let encryption = last.without_peers();
-                let kept = self.encryptor.want(Some(Wanted { node, encryption }));
-                if let Err(error) = kept.await {
-                    warn!(error, "what is left of encrypted networks may be in clear");
-                }
-            }
-            // What an earlier agent left goes on.
-            (false, None) => {}
-        }
-    }
-
-    async fn take_encryption_away(&mut self) {
-        self.last = None;
-        self.closed = Err(UNPREPARED.to_owned());
-        if let Err(error) = self.encryptor.want(None).await {
-            debug!(error, "what encrypted networks needed is still there");
         }
     }
 

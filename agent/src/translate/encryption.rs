@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec};
+use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, PortSpec, RemoteSpec};
+use weft_overlay::{Mac, SandboxSpec};
 use weft_raft::model::{NetworkId, Node, NodeId, NodeStatus, View, Vni};
 
 use super::services::published;
@@ -25,6 +27,7 @@ impl Encryption {
     /// With whom nothing is exchanged; what is closed stays so.
     pub(crate) fn without_peers(mut self) -> Self {
         self.path.peers.clear();
+        self.path.ports.clear();
         self.peers.clear();
         self.clashing.clear();
         self
@@ -74,6 +77,28 @@ pub(crate) fn encryption(view: &View, index: &Index, local: NodeId) -> Option<En
         peers,
         clashing,
     })
+}
+
+/// What the data path has to know of a network whose frames it takes from a port in the sandbox and gives
+/// to it.
+pub(crate) fn port(sandbox: &SandboxSpec, netns: PathBuf) -> PortSpec {
+    let locals: BTreeSet<Mac> = sandbox.locals.values().map(|local| local.mac).collect();
+    let remotes = { sandbox.remotes.iter() }
+        // One that has moved here is here.
+        .filter(|(mac, _)| !locals.contains(mac))
+        .map(|(mac, remote)| {
+            let known = RemoteSpec {
+                addresses: remote.addresses.clone(),
+                vtep: remote.vtep,
+            };
+            (mac.0, known)
+        });
+    PortSpec {
+        netns,
+        multicast: sandbox.multicast,
+        remotes: remotes.collect(),
+        flood: sandbox.flood.clone(),
+    }
 }
 
 /// Whether a tunnel end is that of this peer alone. A host that was set up anew takes the place of

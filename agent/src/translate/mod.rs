@@ -18,7 +18,7 @@ use weft_raft::model::{
     Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View, Vni,
 };
 
-pub(crate) use encryption::{Encryption, encryption};
+pub(crate) use encryption::{Encryption, encryption, port};
 pub(crate) use health::{health_news, health_targets};
 pub(crate) use index::{Dirty, Index};
 

@@ -38,6 +38,9 @@ pub struct RemoteSpec {
 pub struct PortState {
     /// Why it is not open, if so. It is tried again with every specification that has it.
     pub error: Option<String>,
+    /// How often this process has made its device. Another one is no port of the bridge yet.
+    #[serde(default)]
+    pub opened: u64,
     /// Frames that came from or were for the bridge and went no further.
     #[serde(default)]
     pub dropped: DropCounters,

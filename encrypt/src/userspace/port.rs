@@ -28,6 +28,8 @@ pub(super) struct Port {
     pub(super) device: Option<Device>,
     /// Why not, if so.
     pub(super) error: Option<String>,
+    /// How often there was another device.
+    pub(super) opened: u64,
     dropped: Mutex<DropCounters>,
 }
 
@@ -99,6 +101,7 @@ impl Port {
         let lost = lost.then(|| format!("device {PORT_IFNAME} is gone, and is made again"));
         PortState {
             error: self.error.clone().or(lost),
+            opened: self.opened,
             dropped: self.dropped(),
         }
     }

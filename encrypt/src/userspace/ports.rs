@@ -137,6 +137,7 @@ impl Ports {
                 if let Some(device) = device {
                     register(&device, vni, &self.polls)?;
                     gone.extend(port.device.replace(device));
+                    port.opened += 1;
                 }
                 Ok(())
             });

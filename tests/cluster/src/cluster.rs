@@ -52,8 +52,14 @@ impl Cluster {
 
     /// A manager and a worker whose agents compare everything with the kernel so often.
     pub fn looking_again_every(interval: &str) -> Result<Self> {
+        Self::looking_again_with(interval, &[])
+    }
+
+    /// The same with these arguments for the agents besides.
+    pub fn looking_again_with(interval: &str, agent_args: &[&str]) -> Result<Self> {
         let mut options = options(2)?.without_cluster();
-        options.agent_args = vec!["--config".to_owned(), "/etc/weft/weft.toml".to_owned()];
+        let all = ["--config", "/etc/weft/weft.toml"].iter().chain(agent_args);
+        options.agent_args = all.map(|&word| word.to_owned()).collect();
         options.agents = false;
         let cluster = Self::with(&options)?;
         let write = format!("echo 'resync = \"{interval}\"' > /etc/weft/weft.toml");

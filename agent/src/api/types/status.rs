@@ -147,6 +147,9 @@ pub struct DnsStatus {
 pub struct EncryptionStatus {
     /// Which data path carries them: `userspace` or `kernel`.
     pub path: String,
+    /// Of the one in user space: `vxlan` where it takes frames from the kernel's VXLAN devices, `port`
+    /// where it takes them from a port of each network's bridge.
+    pub form: Option<String>,
     /// Why it does not, if so.
     pub error: Option<String>,
     /// The nodes that share an encrypted network with this one.

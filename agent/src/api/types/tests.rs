@@ -137,7 +137,7 @@ fn a_status_is_written_with_the_documented_names() {
                 "lost": 3,
             },
             "encryption": {
-                "path": "userspace", "error": null,
+                "path": "userspace", "form": "port", "error": null,
                 "peers": [{
                     "node": "eeeeeeeeeeeeeeee", "name": "h2", "vtep": "192.0.2.2",
                     "remote": "192.0.2.2:4500", "state": "protected", "reason": null,

@@ -37,12 +37,13 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "WEFT_METRICS", hide_env = true,
           value_parser = crate::config::metrics_addr)]
     pub metrics: Option<SocketAddr>,
-    /// What carries encrypted networks [default: auto]
+    /// What carries encrypted networks: auto, kernel, userspace, userspace-vxlan, userspace-port
+    /// [default: auto]
     #[arg(
         long,
         value_enum,
         hide_possible_values = true,
-        value_name = "auto|kernel|userspace",
+        value_name = "PATH",
         env = "WEFT_ENCRYPTION",
         hide_env = true
     )]

@@ -161,13 +161,17 @@ fn protected(encryption: &EncryptionStatus) -> Table {
         "HEARD",
     ]);
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+    let path = match &encryption.form {
+        Some(form) => format!("{}-{form}", encryption.path),
+        None => encryption.path.clone(),
+    };
     for peer in &encryption.peers {
         let heard = peer
             .last_received_ms
             .map(|ms| format!("{} s ago", ms / 1000));
         table.row(vec![
             peer.name.clone(),
-            encryption.path.clone(),
+            path.clone(),
             peer.state.to_string(),
             format!("{}/{}", number(peer.epoch_out), number(peer.epoch_in)),
             peer.age_s.map_or("-".to_owned(), |age| format!("{age} s")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -15,7 +15,7 @@ use weft_encrypt::esp::Spi;
 use weft_encrypt::host::{Host, HostReport, HostSpec, Mode};
 use weft_encrypt::kernel;
 use weft_encrypt::mtu;
-use weft_encrypt::path::{PathSpec, PathState, SaName};
+use weft_encrypt::path::{PathSpec, PathState, PortState, SaName};
 use weft_encrypt::rotation::{Action, KeyId, Moment, Status, Timing};
 use weft_raft::codec;
 use weft_raft::control::ControlPlane;
@@ -26,7 +26,7 @@ use super::path::DataPath;
 use super::peer::{Peer, Session};
 use super::report::{EncryptionReport, PeerReport, Protection};
 use super::{Numbered, Wanted};
-use crate::config::{Config, EncryptionPath};
+use crate::config::Config;
 use crate::daemon::dataplane::Dataplane;
 use crate::dataplane::Place;
 use crate::dataplane::wire::EspPath;
@@ -55,8 +55,10 @@ pub(super) struct Keeper {
     host: Option<Host>,
     path: DataPath,
     run_dir: PathBuf,
-    configured: EncryptionPath,
-    chosen: Option<EspPath>,
+    /// Something changed that the data path waits for.
+    poked: Arc<Notify>,
+    /// Counts what happened to ports of networks.
+    ports: watch::Sender<u64>,
     timing: Timing,
     origin: Instant,
     random: SystemRandom,
@@ -69,6 +71,18 @@ pub(super) struct Keeper {
     next_look: Instant,
     /// Since when the data path has carried nothing, and whether that was said.
     failing: Option<(Instant, bool)>,
+    /// Since when a port of a network has not been open.
+    waiting: Option<Instant>,
+    /// How many connections to data paths there were when ports were last looked at.
+    connections: u64,
+}
+
+/// The keeper's ends of what it and the rest of the agent tell one another.
+pub(super) struct Ends {
+    pub(super) wanted: watch::Receiver<Numbered>,
+    pub(super) report: watch::Sender<Arc<EncryptionReport>>,
+    pub(super) poked: Arc<Notify>,
+    pub(super) ports: watch::Sender<u64>,
 }
 
 impl Keeper {
@@ -76,21 +90,20 @@ impl Keeper {
         config: &Config,
         control: &ControlPlane,
         dataplane: &Dataplane,
-        wanted: watch::Receiver<Numbered>,
-        report: watch::Sender<Arc<EncryptionReport>>,
+        ends: Ends,
     ) -> Self {
         let peering = control.peering();
         Self {
-            wanted,
-            report,
+            wanted: ends.wanted,
+            report: ends.report,
+            poked: ends.poked,
+            ports: ends.ports,
             events: peering.events(),
             peering,
             processes: dataplane.reports(),
             host: None,
             path: DataPath::new(Place::new(&config.run_dir), dataplane.esp_need()),
             run_dir: config.run_dir.clone(),
-            configured: config.encryption.path,
-            chosen: None,
             timing: Timing {
                 rekey_after: config.encryption.rekey,
                 ..Timing::default()
@@ -103,6 +116,8 @@ impl Keeper {
             troubles: BTreeMap::new(),
             next_look: Instant::now(),
             failing: None,
+            waiting: None,
+            connections: 0,
         }
     }
 
@@ -121,6 +136,7 @@ impl Keeper {
                 },
                 changed = self.processes.changed() => look = changed.is_ok(),
                 () = self.path.gone() => look = true,
+                () = self.poked.notified() => look = true,
                 () = sleep_until(wakeup) => {}
             }
             for _ in 0..MAX_BATCH {
@@ -164,19 +180,16 @@ impl Keeper {
             self.report.send_replace(Arc::new(report));
             return;
         };
-        let path = match self.choose(wanted.encryption.path.local) {
-            Ok(path) => path,
+        let choice = match &wanted.path {
+            Ok(choice) => *choice,
             Err(error) => {
-                self.next_look = Instant::now() + LOOK;
-                report.closed = Err(error);
+                report.closed = Err(error.clone());
                 self.report.send_replace(Arc::new(report));
                 return;
             }
         };
-        report.path = Some(match path {
-            EspPath::Userspace => "userspace",
-            EspPath::Kernel => "kernel",
-        });
+        report.path = Some(choice);
+        let path = choice.path();
         self.peering
             .want(wanted.encryption.peers.keys().copied().collect());
         // Closed before anything can be opened.
@@ -187,6 +200,7 @@ impl Keeper {
             Ok(state) => {
                 self.settle(&wanted, state).await;
                 self.close(&wanted, path, &mut report);
+                self.note_ports(&report);
                 report.take(&self.state);
             }
             Err(error) => report.error = Some(error),
@@ -194,35 +208,17 @@ impl Keeper {
         self.complain(report.error.as_ref());
         // What has failed for long is tried less often: it makes devices and sockets.
         let starts = |(since, _): (Instant, bool)| since.elapsed() <= GRACE;
-        if report.closed.is_err() || self.failing.is_some_and(starts) {
+        let waits = report.ports.values().any(|port| port.error.is_some());
+        if waits {
+            self.waiting.get_or_insert_with(Instant::now);
+        } else {
+            self.waiting = None;
+        }
+        let opens = self.waiting.is_some_and(|since| since.elapsed() <= GRACE);
+        if report.closed.is_err() || self.failing.is_some_and(starts) || opens {
             self.next_look = Instant::now() + RETRY;
         }
         self.report.send_replace(Arc::new(report));
-    }
-
-    /// Which data path it is to be, as configured and as far as the kernel goes. It stays.
-    fn choose(&mut self, local: IpAddr) -> Result<EspPath, String> {
-        if let Some(chosen) = self.chosen {
-            return Ok(chosen);
-        }
-        let probe = || block_in_place(|| kernel::probe(local));
-        let chosen = match self.configured {
-            EncryptionPath::Userspace => EspPath::Userspace,
-            EncryptionPath::Kernel => {
-                let lacking = |error| format!("{error}; or use --encryption userspace");
-                probe().map_err(lacking)?;
-                EspPath::Kernel
-            }
-            EncryptionPath::Auto => match probe() {
-                Ok(()) => EspPath::Kernel,
-                Err(error) => {
-                    info!(%error, "encrypted networks are carried in user space");
-                    EspPath::Userspace
-                }
-            },
-        };
-        self.chosen = Some(chosen);
-        Ok(chosen)
     }
 
     /// Has the data path carry what is wanted. Where a tunnel end has become another node's, the keys
@@ -244,6 +240,21 @@ impl Keeper {
             self.path.want(&without, path).await?;
         }
         self.path.want(spec, path).await
+    }
+
+    /// Says when ports were opened, so that they are made ports of their bridges: also when another process
+    /// has them.
+    fn note_ports(&mut self, before: &EncryptionReport) {
+        let opened = |port: &PortState| (port.error.is_none(), port.opened);
+        let is_new = |(vni, port): (&u32, &PortState)| {
+            port.error.is_none() && before.ports.get(vni).map(opened) != Some(opened(port))
+        };
+        let connections = self.path.connections();
+        let another = connections != std::mem::replace(&mut self.connections, connections);
+        let ports = &self.state.ports;
+        if (another && !ports.is_empty()) || ports.iter().any(is_new) {
+            self.ports.send_modify(|count| *count += 1);
+        }
     }
 
     /// Says so once when the data path does not carry anything, and not only because it starts.

@@ -16,6 +16,7 @@
 //! lasts. An agent that starts finds what the data path holds and goes on with it until the new
 //! sessions have brought other keys.
 
+mod choice;
 mod keeper;
 mod path;
 mod peer;
@@ -25,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use weft_encrypt::path::PathSpec;
@@ -35,7 +36,9 @@ use weft_raft::model::NodeId;
 use super::dataplane::Dataplane;
 use crate::config::Config;
 use crate::translate::Encryption;
-use keeper::Keeper;
+pub(super) use choice::Choice;
+use choice::Chooser;
+use keeper::{Ends, Keeper};
 pub(super) use report::{EncryptionReport, PeerReport, Protection};
 
 /// How long the rest of a node waits for the host's part.
@@ -48,6 +51,8 @@ pub(super) struct Wanted {
     pub(super) node: NodeId,
     /// What the data path has to be, and whom keys are agreed on with.
     pub(super) encryption: Encryption,
+    /// Which data path it is; why there is none, if so.
+    pub(super) path: Result<Choice, String>,
 }
 
 /// What clear datagrams of encrypted networks are known by.
@@ -79,6 +84,9 @@ pub(super) struct Encryptor {
     /// The last time that nothing was wanted: what was closed before may have been opened since.
     opened: u64,
     report: watch::Receiver<Arc<EncryptionReport>>,
+    chooser: Chooser,
+    poke: Arc<Notify>,
+    ports: watch::Receiver<u64>,
     task: JoinHandle<()>,
 }
 
@@ -87,12 +95,23 @@ impl Encryptor {
     pub(super) fn start(config: &Config, control: &ControlPlane, dataplane: &Dataplane) -> Self {
         let (wanted, follow) = watch::channel(Numbered::default());
         let (sender, report) = watch::channel(Arc::default());
-        let keeper = Keeper::new(config, control, dataplane, follow, sender);
+        let (opened, ports) = watch::channel(0);
+        let poke = Arc::new(Notify::new());
+        let ends = Ends {
+            wanted: follow,
+            report: sender,
+            poked: poke.clone(),
+            ports: opened,
+        };
+        let keeper = Keeper::new(config, control, dataplane, ends);
         let task = tokio::spawn(keeper.keep());
         Self {
             wanted,
             opened: 0,
             report,
+            chooser: Chooser::new(config.encryption.path),
+            poke,
+            ports,
             task,
         }
     }
@@ -100,6 +119,27 @@ impl Encryptor {
     /// Where the latest report can be read.
     pub(super) fn reports(&self) -> watch::Receiver<Arc<EncryptionReport>> {
         self.report.clone()
+    }
+
+    /// Which data path carries what goes out from a tunnel end. The first time, that is tried out.
+    ///
+    /// # Errors
+    /// When there is none, in one line.
+    pub(super) async fn choose(&mut self, local: IpAddr) -> Result<Choice, String> {
+        self.chooser.choose(local).await
+    }
+
+    /// Says that sandboxes were changed: ports in them may be waited for.
+    pub(super) fn sandboxes_changed(&self) {
+        let report = self.report.borrow();
+        if report.ports.values().any(|port| port.error.is_some()) {
+            self.poke.notify_one();
+        }
+    }
+
+    /// Changes each time when the port of a network was opened.
+    pub(super) fn port_opened(&self) -> watch::Receiver<u64> {
+        self.ports.clone()
     }
 
     /// Has exactly this carried, and waits until encrypted networks may be programmed: until nothing

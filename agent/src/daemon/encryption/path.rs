@@ -17,6 +17,7 @@ pub(super) struct DataPath {
     place: Place,
     need: Need,
     link: Option<Link>,
+    connections: u64,
 }
 
 impl DataPath {
@@ -25,7 +26,13 @@ impl DataPath {
             place,
             need,
             link: None,
+            connections: 0,
         }
+    }
+
+    /// How often a process was connected to.
+    pub(super) fn connections(&self) -> u64 {
+        self.connections
     }
 
     /// Carries exactly this; what is carried then.
@@ -104,7 +111,11 @@ impl DataPath {
     async fn connected(&mut self) -> Result<Link, String> {
         match self.link.take() {
             Some(link) => Ok(link),
-            None => self.connect().await,
+            None => {
+                let link = self.connect().await?;
+                self.connections += 1;
+                Ok(link)
+            }
         }
     }
 

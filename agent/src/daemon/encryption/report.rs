@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_encrypt::InboundCounters;
-use weft_encrypt::path::PathState;
+use weft_encrypt::path::{PathState, PortState};
 use weft_raft::model::NodeId;
 
-use super::Place;
+use super::{Choice, Place};
 
 /// What the keeper knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,13 +18,17 @@ pub(crate) struct EncryptionReport {
     /// Where nothing of encrypted networks can leave or come in clear; why it can, if so.
     pub(super) closed: Result<Option<Place>, String>,
     /// Which data path is in use; none while no encrypted network is here.
-    pub(crate) path: Option<&'static str>,
+    pub(crate) path: Option<Choice>,
     /// Why the data path does not carry anything, if so.
     pub(crate) error: Option<String>,
     /// The peers.
     pub(crate) peers: BTreeMap<NodeId, PeerReport>,
+    /// Ports of networks by VNI, where the data path has such.
+    pub(crate) ports: BTreeMap<u32, PortState>,
     /// Packets that belonged to no association.
     pub(crate) strays: InboundCounters,
+    /// Packets of networks whose port is not open.
+    pub(crate) no_port: u64,
     /// Clear datagrams of encrypted networks that were dropped on their way in, and out.
     pub(crate) clear_dropped: (u64, u64),
 }
@@ -37,7 +41,9 @@ impl Default for EncryptionReport {
             path: None,
             error: None,
             peers: BTreeMap::new(),
+            ports: BTreeMap::new(),
             strays: InboundCounters::default(),
+            no_port: 0,
             clear_dropped: (0, 0),
         }
     }
@@ -93,6 +99,8 @@ impl EncryptionReport {
     /// Takes what the data path says over.
     pub(super) fn take(&mut self, state: &PathState) {
         self.strays = state.strays;
+        self.no_port = state.no_port;
+        self.ports.clone_from(&state.ports);
         self.error.clone_from(&state.error);
     }
 }

@@ -70,6 +70,28 @@ fn the_nodes_of_an_encrypted_network_are_peers_for_its_frames_only() {
     assert_eq!((path.esp_port, path.inner_port), (4500, 4790));
 }
 
+#[test]
+fn a_port_knows_who_is_elsewhere() {
+    let mut view = view();
+    view.apply(6, &[encrypted(1)]);
+    let index = Index::of(&view);
+    let network = *view.networks.keys().next().unwrap();
+    let mut sandbox = crate::translate::sandbox(&view, &index, network, id(1)).unwrap();
+    let made = port(&sandbox, "/run/weft/netns/x".into());
+    assert_eq!(made.netns, PathBuf::from("/run/weft/netns/x"));
+    assert!(!made.multicast && made.flood == BTreeSet::from([vtep(3)]));
+    let remotes: Vec<_> = made.remotes.iter().collect();
+    let [(mac, remote)] = remotes.as_slice() else {
+        panic!("{remotes:?}");
+    };
+    assert_eq!(remote.vtep, vtep(3));
+    assert_eq!(sandbox.remotes[&Mac(**mac)].addresses, remote.addresses);
+    // Where an endpoint of that address is on this node, too, it is not elsewhere.
+    let local = sandbox.locals.values_mut().next().unwrap();
+    local.mac = Mac(**mac);
+    assert!(port(&sandbox, "/x".into()).remotes.is_empty());
+}
+
 /// Says that its tunnel end is that of another.
 fn posing(number: u8, as_number: u8, status: NodeStatus) -> Change {
     Change::Node(Arc::new(Node {

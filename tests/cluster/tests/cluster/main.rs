@@ -34,6 +34,7 @@ mod t80_encrypted;
 mod t81_wire;
 mod t82_keys;
 mod t83_upsets;
+mod t84_ports;
 mod t85_drivers;
 mod t90_dns;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         t81_wire::CASES,
         t82_keys::CASES,
         t83_upsets::CASES,
+        t84_ports::CASES,
         t85_drivers::CASES,
         t90_dns::CASES,
     ];

@@ -17,6 +17,16 @@ pub(crate) const INNER: u16 = 4790;
 /// Port that transfers come from.
 pub(crate) const SERVER: u16 = 7000;
 
+/// That all agents carry encrypted networks by ports of bridges, whatever their kernel has.
+pub(crate) const PORT: &[&str] = &["--encryption=userspace-port"];
+
+/// Options for so many hosts whose agents get these arguments besides.
+pub(crate) fn options_with(hosts: usize, agent_args: &[&str]) -> Result<LabOptions> {
+    let mut options = cluster::options(hosts)?;
+    options.agent_args = agent_args.iter().map(|&word| word.to_owned()).collect();
+    Ok(options)
+}
+
 /// A cluster with containers `a`, `b`, .. of an encrypted network on h1, h2, .., that are reached.
 pub(crate) fn encrypted(options: &LabOptions) -> Result<Cluster> {
     may_make_devices()?;

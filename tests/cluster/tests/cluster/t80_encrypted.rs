@@ -11,6 +11,7 @@ use weft_cluster_tests::wiretap::{CLEAR, Seen, Wiretap};
 use weft_cluster_tests::{PATIENCE, eventually, kernel};
 
 use crate::Case;
+use crate::secret::options_with;
 
 /// The cases of this file.
 pub(crate) const CASES: &[Case] = &[
@@ -128,8 +129,8 @@ struct Web {
 }
 
 impl Web {
-    fn open() -> Result<Self> {
-        let cluster = Cluster::looking_again_every("1h")?;
+    fn open(agent_args: &[&str]) -> Result<Self> {
+        let cluster = Cluster::looking_again_with("1h", agent_args)?;
         cluster.weft(1, "network create web")?;
         cluster.container(1, "web", "a")?;
         let far = cluster.container(2, "web", "b")?.parse()?;
@@ -224,7 +225,11 @@ fn nothing_in_clear(seen: &Seen) -> Result<()> {
 }
 
 fn turned_on_and_off() -> Result<()> {
-    let web = Web::open()?;
+    turned_on_and_off_with(&[])
+}
+
+pub(crate) fn turned_on_and_off_with(agent_args: &[&str]) -> Result<()> {
+    let web = Web::open(agent_args)?;
     let cluster = &web.cluster;
     let pings = |to| {
         let spec = PingSpec::once(to).endless(10_000);
@@ -260,7 +265,7 @@ fn turned_on_and_off() -> Result<()> {
 }
 
 fn agent_was_away() -> Result<()> {
-    let web = Web::open()?;
+    let web = Web::open(&[])?;
     let cluster = &web.cluster;
     let away = cluster.host(2)?;
     away.kill_agent()?;
@@ -286,7 +291,7 @@ const HOLD_TABLE: &str = "{ echo 'add table inet weft-esp { flags owner; }'; \
                           until [ -e /run/let-go ]; do sleep 0.1; done; } | nft -i";
 
 fn cannot_be_closed() -> Result<()> {
-    let web = Web::open()?;
+    let web = Web::open(&[])?;
     let cluster = &web.cluster;
     let _holder = cluster.spawn(1, &["sh", "-c", HOLD_TABLE])?;
     eventually("somebody else has the table", || {
@@ -318,7 +323,7 @@ fn cannot_have_its_device() -> Result<()> {
     if !is_carried() {
         return Ok(());
     }
-    let web = Web::open()?;
+    let web = Web::open(&[])?;
     let cluster = &web.cluster;
     // Somebody's who happens to like the name.
     cluster.sh(1, &["ip", "link", "add", "wf-esp", "type", "bridge"])?;
@@ -340,10 +345,14 @@ fn cannot_have_its_device() -> Result<()> {
 }
 
 fn data_path_is_killed() -> Result<()> {
+    data_path_is_killed_with(&[])
+}
+
+pub(crate) fn data_path_is_killed_with(agent_args: &[&str]) -> Result<()> {
     if !is_carried() {
         return Ok(());
     }
-    let web = Web::open()?;
+    let web = Web::open(agent_args)?;
     let cluster = &web.cluster;
     web.encrypt(true)?;
     web.is_closed(1)?;
@@ -377,8 +386,12 @@ fn data_path_is_killed() -> Result<()> {
 }
 
 fn ingress() -> Result<()> {
+    ingress_with(&[])
+}
+
+pub(crate) fn ingress_with(agent_args: &[&str]) -> Result<()> {
     const NAME: &str = "told-by-the-backend";
-    let cluster = Cluster::up(2)?;
+    let cluster = Cluster::with(&options_with(2, agent_args)?)?;
     cluster.weft(1, "network create app")?;
     let create = "service create web --network app --health tcp:80 --publish 8080:80";
     cluster.weft(1, create)?;

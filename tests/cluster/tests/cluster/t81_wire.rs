@@ -16,6 +16,7 @@ use weft_cluster_tests::wiretap::{CLEAR, ESP, INNER, Wiretap};
 use weft_cluster_tests::{PATIENCE, eventually};
 
 use crate::Case;
+use crate::secret::options_with;
 
 /// The cases of this file.
 pub(crate) const CASES: &[Case] = &[
@@ -61,9 +62,7 @@ struct Sealed {
 impl Sealed {
     /// Nothing if this user's agents can have no data path, after it was seen that they say so.
     fn open(hosts: usize, agent_args: &[&str]) -> Result<Option<Self>> {
-        let mut options = options(hosts)?;
-        options.agent_args = agent_args.iter().map(|&word| word.to_owned()).collect();
-        Self::on(Cluster::with(&options)?, hosts)
+        Self::on(Cluster::with(&options_with(hosts, agent_args)?)?, hosts)
     }
 
     fn on(cluster: Cluster, hosts: usize) -> Result<Option<Self>> {
@@ -246,7 +245,11 @@ fn the_search_finds_what_is_in_clear() -> Result<()> {
 }
 
 fn nothing_is_in_clear() -> Result<()> {
-    let Some(sealed) = Sealed::open(2, &["--rekey", "1s"])? else {
+    nothing_is_in_clear_with(&["--rekey=1s"])
+}
+
+pub(crate) fn nothing_is_in_clear_with(agent_args: &[&str]) -> Result<()> {
+    let Some(sealed) = Sealed::open(2, agent_args)? else {
         return Ok(());
     };
     let cluster = &sealed.cluster;
@@ -276,7 +279,11 @@ fn nothing_is_in_clear() -> Result<()> {
 }
 
 fn clear_frames_are_dropped() -> Result<()> {
-    let Some(sealed) = Sealed::open(2, &[])? else {
+    clear_frames_are_dropped_with(&[])
+}
+
+pub(crate) fn clear_frames_are_dropped_with(agent_args: &[&str]) -> Result<()> {
+    let Some(sealed) = Sealed::open(2, agent_args)? else {
         return Ok(());
     };
     let cluster = &sealed.cluster;
@@ -331,7 +338,11 @@ fn clear_frames_are_dropped() -> Result<()> {
 const AT: usize = 14 + 20 + 8;
 
 fn replayed_and_damaged_packets() -> Result<()> {
-    let Some(sealed) = Sealed::open(2, &[])? else {
+    replayed_and_damaged_packets_with(&[])
+}
+
+pub(crate) fn replayed_and_damaged_packets_with(agent_args: &[&str]) -> Result<()> {
+    let Some(sealed) = Sealed::open(2, agent_args)? else {
         return Ok(());
     };
     let cluster = &sealed.cluster;

@@ -87,9 +87,11 @@ fn an_agent_is_killed() -> Result<()> {
 }
 
 fn replaced_under_load() -> Result<()> {
-    let mut options = options(2)?;
-    options.agent_args = ["--rekey", "1s"].map(str::to_owned).into();
-    let cluster = encrypted(&options)?;
+    replaced_under_load_with(&["--rekey=1s"])
+}
+
+pub(crate) fn replaced_under_load_with(agent_args: &[&str]) -> Result<()> {
+    let cluster = encrypted(&options_with(2, agent_args)?)?;
     let b = address(&cluster, "b")?;
     let _server = server(&cluster, 2, "b")?;
     let watch = cluster.host(1)?.start_watch()?;
@@ -158,7 +160,11 @@ fn a_process_dies() -> Result<()> {
 }
 
 fn another_program() -> Result<()> {
-    let cluster = encrypted(&options(2)?)?;
+    another_program_with(&[])
+}
+
+pub(crate) fn another_program_with(agent_args: &[&str]) -> Result<()> {
+    let cluster = encrypted(&options_with(2, agent_args)?)?;
     let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
     let before = cluster.json(2, "status")?["dataplane"]["pid"].clone();
     let watch = cluster.host(2)?.start_watch()?;
@@ -175,7 +181,7 @@ fn another_program() -> Result<()> {
     let upgraded = || -> Result<()> {
         cluster.sh(2, &["cp", own.to_str().context("a path")?, &copy])?;
         cluster.host(2)?.kill_agent()?;
-        let agent = format!("exec {copy} agent >/dev/null 2>&1");
+        let agent = format!("exec {copy} agent {} >/dev/null 2>&1", agent_args.join(" "));
         let agent = cluster.spawn(2, &["sh", "-c", &agent])?;
         eventually("another process is in charge, with keys", || {
             let status = cluster.json(2, "status")?;
@@ -220,6 +226,12 @@ fn a_node_is_removed() -> Result<()> {
     let cluster = encrypted(&options)?;
     let c = address(&cluster, "c")?;
     let watch = cluster.host(1)?.start_watch()?;
+    // What is sealed is on the wire before the node goes, however late the endless one starts.
+    eventually("it is reached", || {
+        let report = cluster.host(1)?.ping(Some("a.web"), &PingSpec::once(c))?;
+        ensure!(report.lost == 0, "{report:?}");
+        Ok(())
+    })?;
     let ping = cluster.host(1)?.start_ping(Some("a.web"), &endless(c))?;
     cluster.weft(3, "leave --force")?;
     for host in [1, 2] {
@@ -291,8 +303,12 @@ fn a_peer_is_blocked() -> Result<()> {
 }
 
 fn another_data_path() -> Result<()> {
+    another_data_path_with(&[])
+}
+
+pub(crate) fn another_data_path_with(agent_args: &[&str]) -> Result<()> {
     may_make_devices()?;
-    let cluster = Cluster::unformed(2)?;
+    let cluster = Cluster::with(&options_with(2, agent_args)?.without_cluster())?;
     // Containers' packets go by other addresses than the agents speak at.
     for host in 1..=2 {
         let address = format!("fd00:19::{host}/64");

@@ -90,10 +90,21 @@ fn another_program_with_connections() -> Result<()> {
 
 fn a_device_is_removed() -> Result<()> {
     let cluster = encrypted(&options(2)?)?;
+    is_reached_without(&cluster, |cluster| {
+        let remove = ["ip", "link", "delete", "wf-esp"];
+        cluster.sh(2, &remove).map(drop)
+    })
+}
+
+/// Whether containers of a cluster reach one another after something was taken away from h2.
+pub(crate) fn is_reached_without(
+    cluster: &Cluster,
+    take_away: impl FnOnce(&Cluster) -> Result<()>,
+) -> Result<()> {
     let watch = cluster.host(2)?.start_watch()?;
-    cluster.sh(2, &["ip", "link", "delete", "wf-esp"])?;
-    let (a, b) = (address(&cluster, "a")?, address(&cluster, "b")?);
-    reached(&cluster, (1, "a.web"), b)?;
-    reached(&cluster, (2, "b.web"), a)?;
+    take_away(cluster)?;
+    let (a, b) = (address(cluster, "a")?, address(cluster, "b")?);
+    reached(cluster, (1, "a.web"), b)?;
+    reached(cluster, (2, "b.web"), a)?;
     sealed(watch)
 }
