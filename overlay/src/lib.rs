@@ -4,6 +4,7 @@
 //! A planner is pure: it turns what is wanted ([`Spec`]) and what was read back from the
 //! kernel into an ordered list of changes. [`Overlay`] reads and performs.
 
+pub mod drift;
 pub mod gateway;
 pub mod guard;
 pub mod host;

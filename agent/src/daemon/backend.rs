@@ -17,7 +17,8 @@ use super::encryption::{EncryptionReport, Protection};
 use super::events::{self, Events};
 use super::health::Reasons;
 use super::names::NamesReport;
-use super::reconcile::{GUARD_TABLE, KernelState, Passes};
+use super::passes::Passes;
+use super::reconcile::{GUARD_TABLE, KernelState};
 use super::{attach, convert, member, own_ports, service_plane, services, wait};
 use crate::api::types::{
     ApiError, Applied, AttachRequest, Endpoint, EndpointState, EndpointUpdateRequest, ErrorCode,

@@ -9,6 +9,7 @@ use super::health::Reasons;
 use crate::api::lookup;
 use crate::api::types::{
     Endpoint, EndpointState, Event, EventAction, EventObject, EventType, Network, Node, Service,
+    Warning,
 };
 use crate::translate::{self, Index};
 
@@ -78,6 +79,23 @@ impl Events {
             id: row.id.to_string(),
             name: Some(row.name.clone()),
             object: Some(EventObject::Endpoint(Box::new(endpoint))),
+        });
+    }
+
+    /// Tells that changes which somebody else made to what is weft's were taken back here.
+    pub(super) fn repaired(&self, view: &View, node: NodeId, changes: u64) {
+        let name = view.nodes.get(&node).map(|row| row.name.clone());
+        let message = format!("put back what somebody else had changed: {changes} changes");
+        self.send(Event {
+            revision: view.revision,
+            object_type: EventType::Node,
+            action: EventAction::Repaired,
+            id: node.to_string(),
+            name: name.clone(),
+            object: Some(EventObject::Warning(Warning {
+                node: name,
+                message,
+            })),
         });
     }
 

@@ -10,7 +10,6 @@ mod encryption;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -27,6 +26,7 @@ use weft_raft::model::{Endpoint, EndpointId, NetworkId, NodeId, Revision, View};
 use weft_raft::watch::{Subscription, WatchItem};
 
 use super::dataplane::Dataplane;
+use super::drift::Drift;
 use super::encryption::Encryptor;
 use super::events::Events;
 use super::facts::FactsKeeper;
@@ -34,6 +34,7 @@ use super::health::Health;
 use super::liveness::Liveness;
 use super::marker::Marker;
 use super::names::Names;
+use super::passes::Passes;
 use super::service_plane::ServicePlane;
 use crate::translate::services::{Here, published};
 use crate::translate::{self, Dirty, Encryption, Index};
@@ -113,37 +114,6 @@ impl KernelState {
     }
 }
 
-/// Counts looks at the kernel.
-#[derive(Debug, Default)]
-pub(super) struct Passes {
-    made: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// How many there were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PassCounts {
-    /// All of them.
-    pub(super) made: u64,
-    /// Those after which something was not as wanted.
-    pub(super) failed: u64,
-}
-
-impl Passes {
-    /// What was counted.
-    pub(super) fn read(&self) -> PassCounts {
-        PassCounts {
-            made: self.made.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-        }
-    }
-
-    fn note(&self, failed: bool) {
-        self.made.fetch_add(1, Ordering::Relaxed);
-        self.failed.fetch_add(u64::from(failed), Ordering::Relaxed);
-    }
-}
-
 /// The task that owns the overlay. See the module.
 pub(super) struct Reconciler {
     control: ControlPlane,
@@ -180,6 +150,7 @@ pub(super) struct Reconciler {
     retry_pause: Duration,
     removing: BTreeMap<EndpointId, Instant>,
     liveness: Liveness,
+    drift: Drift,
     health: Health,
     passes: Arc<Passes>,
 }
@@ -234,6 +205,7 @@ impl Reconciler {
             encryption: None,
             last: None,
             closed: Err(encryption::UNPREPARED.to_owned()),
+            drift: Drift::new(&parts.netns_dir),
             netns_dir: parts.netns_dir,
             host_netns: parts.host_netns,
             control: parts.control,
@@ -288,6 +260,7 @@ impl Reconciler {
                     self.dirty.networks.extend(row.map(|row| row.network));
                     self.services.look_at(gone);
                 }
+                () = self.drift.next(&self.view) => {}
                 () = loads.notified() => self.services.loads_changed(),
                 () = self.names.changed() => {}
                 // With its sender the agent ends.
@@ -362,6 +335,12 @@ impl Reconciler {
         let periodic = now >= self.next_full;
         let full = periodic || self.dirty.all;
         let quiet = self.dirty.is_clean() && self.services.is_clean();
+        let drifted = self.drift.take();
+        let looks = full || !quiet || !drifted.is_empty();
+        self.dirty.networks.extend(drifted.networks);
+        for endpoint in drifted.endpoints {
+            self.services.look_at(endpoint);
+        }
         if full || !quiet {
             self.encryption_pass(member.node).await;
         }
@@ -395,6 +374,9 @@ impl Reconciler {
         }
         self.health.watch(&self.view, member.node, &self.boot_id);
         self.dirty = Dirty::default();
+        if looks {
+            self.drift.settled(&self.view, member.node, full || !quiet);
+        }
         self.finish(next);
     }
 
@@ -453,6 +435,7 @@ impl Reconciler {
         self.dirty = Dirty::default();
         self.marker.clear();
         self.liveness.watch_none();
+        self.drift.stop();
         self.health.watch_none();
         self.services.clear().await;
         self.names.clear();
@@ -726,6 +709,10 @@ impl Reconciler {
             self.retry_pause = RETRY.0;
         }
         self.tell_notices(&next);
+        let repairs = next.repairs - self.state.borrow().repairs;
+        if let (Some(member), 1..) = (self.control.membership(), repairs) {
+            self.events.repaired(&self.view, member.node, repairs);
+        }
         self.state.send_if_modified(|state| {
             let changed = **state != next;
             *state = Arc::new(next);

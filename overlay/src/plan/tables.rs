@@ -63,9 +63,15 @@ impl Planner<'_> {
         let locals = self.local_stations();
         let remotes = self.remote_macs();
         let stations = &self.sandbox.stations;
+        let attaches = |target: &Target| matches!(target, Target::Attach { .. });
+        let attaching = { self.spec.locals.iter() }
+            .filter(|(id, _)| self.targets.get(id.as_str()).is_some_and(attaches))
+            .map(|(_, local)| local.mac);
+        // Theirs are replaced, so that they are behind some port meanwhile.
+        let replaced: BTreeSet<Mac> = attaching.chain(remotes.keys().copied()).collect();
         let unwanted = stations
             .iter()
-            .filter(|(mac, _)| !locals.contains_key(mac) && !remotes.contains_key(mac))
+            .filter(|(mac, port)| !replaced.contains(mac) && locals.get(mac) != Some(port))
             .filter(|(_, port)| self.stays(port))
             .map(|(mac, port)| Op::RemoveStation {
                 port: port.clone(),

@@ -51,6 +51,8 @@ pub enum EventAction {
     Warning,
     /// It does not any more.
     Cleared,
+    /// Somebody else had changed what is weft's on this node, and it was put back.
+    Repaired,
     /// The stream lost its place: read everything again. Comes with type `cluster` only.
     Resync,
 }

@@ -54,6 +54,7 @@ fn sentence(event: &Event) -> String {
         EventAction::Removed => "removed",
         EventAction::Warning => "warning",
         EventAction::Cleared => "warning cleared",
+        EventAction::Repaired => "repaired",
         EventAction::Resync => "must be read again",
     };
     let (name, detail) = match &event.object {
