@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use weft_cluster_tests::cluster::Cluster;
+use weft_cluster_tests::cluster::{Cluster, Running};
 use weft_cluster_tests::eventually;
+use weft_cluster_tests::weft::weft_exe;
 
 use crate::Case;
 
@@ -19,6 +20,19 @@ pub(crate) const CASES: &[Case] = &[
         services,
     ),
     ("dns::a_container_on_two_networks_knows_both", two_networks),
+    (
+        "dns::others_are_asked_by_the_host_and_not_for_internal_networks",
+        others_are_asked,
+    ),
+    (
+        "dns::no_answer_is_lost_when_the_agent_dies_or_is_another_program",
+        no_answer_is_lost,
+    ),
+    (
+        "dns::a_container_that_has_the_port_is_told_of_and_served_later",
+        the_port_is_taken,
+    ),
+    ("dns::junk_does_no_harm_and_is_counted", junk),
 ];
 
 /// What `dig` says of a query.
@@ -245,4 +259,261 @@ fn two_networks() -> Result<()> {
         )
     })?;
     Ok(())
+}
+
+const PYTHON: &str = "/usr/bin/python3";
+const UPSTREAM: &str = include_str!("t90_dns/upstream.py");
+const ASKER: &str = include_str!("t90_dns/asker.py");
+const JUNK: &str = include_str!("t90_dns/junk.py");
+
+/// A name server on a host.
+fn upstream(cluster: &Cluster, address: &str, which: &str) -> Result<Running> {
+    let argv = [PYTHON, "-c", UPSTREAM, address, which];
+    let running = cluster.spawn(1, &argv)?;
+    eventually("the name server answers", || {
+        let query = format!("{DIG} @{address} ready.example");
+        let argv: Vec<&str> = query.split(' ').collect();
+        says(
+            &Reply::read(&cluster.sh(1, &argv)?)?,
+            "NOERROR",
+            &["203.0.113.1"],
+        )
+    })?;
+    Ok(running)
+}
+
+/// What the host says who knows names.
+fn host_asks(cluster: &Cluster, text: &str) -> Result<()> {
+    let write = format!(
+        "printf '{text}' > /etc/resolv.conf.new && mv /etc/resolv.conf.new /etc/resolv.conf"
+    );
+    cluster.sh(1, &["sh", "-c", &write]).map(drop)
+}
+
+fn others_are_asked() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    let servers = [
+        upstream(&cluster, "127.0.0.2", "first")?,
+        upstream(&cluster, "127.0.0.3", "second")?,
+    ];
+    host_asks(
+        &cluster,
+        "nameserver 127.0.0.2\\nnameserver 127.0.0.3\\nsearch corp.example\\n",
+    )?;
+    cluster.weft(1, "network create web")?;
+    cluster.weft(1, "network create closed --internal")?;
+    cluster.container(1, "web", "open")?;
+    cluster.container(1, "closed", "shut")?;
+    let shown = cluster.weft(1, "exec open -- cat /etc/resolv.conf")?;
+    ensure!(shown.contains("search corp.example\n"), "{shown}");
+    for (query, status, count) in [
+        ("www.example", "NOERROR", 1),
+        ("+tcp www.example", "NOERROR", 1),
+        ("+noedns www.example", "NOERROR", 1),
+        ("none.example", "NXDOMAIN", 0),
+        // The second one knows it.
+        ("failing.example", "NOERROR", 1),
+        ("silent.example", "NOERROR", 1),
+        ("dead.example", "SERVFAIL", 0),
+        ("spoofed.example", "NOERROR", 1),
+        // Fetched by TCP for who takes so much; others are told to come by TCP.
+        ("+bufsize=4096 +ignore big.example", "NOERROR", 100),
+        ("+noedns +ignore big.example", "NOERROR", 0),
+        ("+noedns big.example", "NOERROR", 100),
+        ("single", "NOERROR", 1),
+        ("-x 192.0.2.1", "NOERROR", 1),
+    ] {
+        let reply = ask(&cluster, 1, "open", query)?;
+        let same = reply.status == status && reply.records.len() == count;
+        ensure!(same, "{query}: {reply:?}");
+    }
+    for (query, status) in [
+        ("www.example", "REFUSED"),
+        ("single", "NXDOMAIN"),
+        ("nobody.closed", "NXDOMAIN"),
+        ("shut", "NOERROR"),
+    ] {
+        let reply = ask(&cluster, 1, "shut", query)?;
+        ensure!(reply.status == status, "{query}: {reply:?}");
+    }
+    eventually("others are named", || {
+        let dns = cluster.json(1, "status")?["dns"].clone();
+        let named = dns["upstreams"] == serde_json::json!(["127.0.0.2", "127.0.0.3"]);
+        ensure!(named && dns["queries"]["failed"] == 1, "{dns}");
+        Ok(())
+    })?;
+
+    // Round in circles.
+    host_asks(&cluster, "nameserver 127.0.0.11\\n")?;
+    eventually("nobody is asked", || {
+        says(&ask(&cluster, 1, "open", "www.example")?, "SERVFAIL", &[])?;
+        let dns = cluster.json(1, "status")?["dns"].clone();
+        let error = dns["error"].as_str().unwrap_or_default();
+        ensure!(error.contains("names 127.0.0.11"), "{dns}");
+        Ok(())
+    })?;
+    host_asks(&cluster, "nameserver 127.0.0.3\\n")?;
+    eventually("the other one is asked", || {
+        says(
+            &ask(&cluster, 1, "open", "www.example")?,
+            "NOERROR",
+            &["203.0.113.1"],
+        )
+    })?;
+    drop(servers);
+    Ok(())
+}
+
+/// How often it was asked so far.
+fn asked(cluster: &Cluster) -> Result<u64> {
+    Ok(cluster.sh(1, &["cat", "/run/asked"])?.trim().parse()?)
+}
+
+/// Until it was asked some times more.
+fn asks_on(cluster: &Cluster) -> Result<()> {
+    let before = asked(cluster)?;
+    eventually("names are asked for", || {
+        ensure!(asked(cluster)? >= before + 50);
+        Ok(())
+    })
+}
+
+fn process(cluster: &Cluster) -> Result<u64> {
+    let status = cluster.json(1, "status")?;
+    let pid = &status["dataplane"]["pid"];
+    pid.as_u64()
+        .with_context(|| format!("no process: {status}"))
+}
+
+fn no_answer_is_lost() -> Result<()> {
+    let cluster = Cluster::up(2)?;
+    cluster.weft(1, "network create web")?;
+    cluster.container(1, "web", "one")?;
+    cluster.container(2, "web", "two")?;
+    cluster.settle(1)?;
+    let exec = ["weft", "exec", "one", "--", PYTHON, "-c", ASKER];
+    let asker = cluster.spawn(1, &exec)?;
+    eventually("it asks", || asked(&cluster))?;
+    let first = process(&cluster)?;
+
+    cluster.host(1)?.kill_agent()?;
+    asks_on(&cluster)?;
+    cluster.host(1)?.start_agent()?;
+    cluster.host(1)?.wait_ready(weft_cluster_tests::PATIENCE)?;
+    eventually("the process is known to the next agent", || {
+        ensure!(process(&cluster)? == first);
+        Ok(())
+    })?;
+
+    // A copy is another file, as an upgrade is.
+    let own = weft_exe()?;
+    let dir = format!("{}.names-{}", own.display(), std::process::id());
+    let copy = format!("{dir}/weft");
+    std::fs::create_dir_all(&dir)?;
+    let upgraded = || -> Result<()> {
+        cluster.sh(1, &["cp", own.to_str().context("a path")?, &copy])?;
+        cluster.host(1)?.kill_agent()?;
+        let agent = format!("exec {copy} agent >/dev/null 2>&1");
+        let agent = cluster.spawn(1, &["sh", "-c", &agent])?;
+        let second = eventually("another process is in charge", || {
+            let pid = process(&cluster)?;
+            ensure!(pid != first);
+            Ok(pid)
+        })?;
+        eventually("the first process has ended", || {
+            let left = cluster.run(1, &["test", "-e", &format!("/proc/{first}/exe")])?;
+            ensure!(left.status != 0, "it runs");
+            Ok(())
+        })?;
+        asks_on(&cluster)?;
+        cluster.sh(1, &["touch", "/run/stop"])?;
+        let ran = asker.wait()?;
+        let lost = ran.stdout.trim().split(' ').nth(1);
+        ensure!(lost == Some("0"), "{ran:?}");
+
+        // What comes later is known to the second one, and to a third one when that dies.
+        let three = cluster.container(2, "web", "three")?;
+        eventually("the new name is known", || {
+            says(&ask(&cluster, 1, "one", "three")?, "NOERROR", &[&three])
+        })?;
+        cluster.sh(1, &["kill", "-KILL", &second.to_string()])?;
+        eventually("a third one answers", || {
+            ensure!(process(&cluster)? != second);
+            says(&ask(&cluster, 1, "one", "three.web")?, "NOERROR", &[&three])
+        })?;
+        drop(agent);
+        Ok(())
+    };
+    let outcome = upgraded();
+    let _ = std::fs::remove_dir_all(&dir);
+    outcome
+}
+
+fn the_port_is_taken() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    cluster.weft(1, "network create web")?;
+    cluster.sh(1, &["ip", "netns", "add", "blue"])?;
+    let inside = ["nsenter", "--net=/run/netns/blue"];
+    let take = "import os, socket, time\ns = socket.create_server(('0.0.0.0', 53))\n\
+                while not os.path.exists('/run/free'): time.sleep(.05)";
+    let argv = [inside.as_slice(), &[PYTHON, "-c", take]].concat();
+    let program = cluster.spawn(1, &argv)?;
+    eventually("the port is taken", || {
+        let argv = [inside.as_slice(), &["cat", "/proc/self/net/tcp"]].concat();
+        let sockets = cluster.sh(1, &argv)?;
+        ensure!(sockets.contains(":0035 "), "{sockets}");
+        Ok(())
+    })?;
+    cluster.weft(1, "attach web --netns /run/netns/blue --name blue")?;
+    eventually("it is said", || {
+        let row = cluster.json(1, "endpoint inspect blue.web")?;
+        let notice = row["notice"].as_str().unwrap_or_default();
+        ensure!(
+            notice.contains("TCP port 53 of 127.0.0.11 is taken"),
+            "{row}"
+        );
+        ensure!(row["error"].is_null(), "{row}");
+        let status = cluster.weft(1, "status")?;
+        ensure!(
+            status.contains("not in 1 (see 'weft endpoint inspect')"),
+            "{status}"
+        );
+        Ok(())
+    })?;
+    cluster.sh(1, &["touch", "/run/free"])?;
+    program.wait()?;
+    eventually("names are answered", || {
+        says(&ask(&cluster, 1, "blue", "nobody.web")?, "NXDOMAIN", &[])?;
+        let row = cluster.json(1, "endpoint inspect blue.web")?;
+        ensure!(row["notice"].is_null(), "{row}");
+        Ok(())
+    })?;
+    // Nothing holds the namespace when the container is no more.
+    cluster.weft(1, "detach blue.web")?;
+    eventually("the port is free", || {
+        let argv = [inside.as_slice(), &["cat", "/proc/self/net/tcp"]].concat();
+        let sockets = cluster.sh(1, &argv)?;
+        ensure!(!sockets.contains(":0035 "), "{sockets}");
+        Ok(())
+    })
+}
+
+fn junk() -> Result<()> {
+    let cluster = Cluster::up(1)?;
+    cluster.weft(1, "network create web")?;
+    let address = cluster.container(1, "web", "one")?;
+    let exec = ["weft", "exec", "one", "--", PYTHON, "-c", JUNK];
+    let answered = cluster.sh(1, &exec)?;
+    ensure!(answered.trim() == "5", "{answered}");
+    says(&ask(&cluster, 1, "one", "one")?, "NOERROR", &[&address])?;
+    says(
+        &ask(&cluster, 1, "one", "+tcp one")?,
+        "NOERROR",
+        &[&address],
+    )?;
+    eventually("it is counted", || {
+        let queries = cluster.json(1, "status")?["dns"]["queries"].clone();
+        ensure!(queries["malformed"].as_u64() >= Some(10), "{queries}");
+        Ok(())
+    })
 }
