@@ -4,7 +4,8 @@
 //! All that are compared stand at the same time on the same underlay, and are measured in turn, in an
 //! order that changes from round to round, since what a machine does at all differs from minute to
 //! minute. What both ends, both hosts and all interrupts spend is counted together (proc_stat(5)).
-//! WireGuard and nebula connect hosts (IP in the tunnel, no bridge); weft and plain VXLAN connect
+//! Of weft's two data paths, user space and kernel, the first that this kernel has is compared, or the
+//! one that is asked for. WireGuard and nebula connect hosts (IP in the tunnel, no bridge); weft and plain VXLAN connect
 //! containers behind a bridge on each host.
 //!
 //! Options: `rounds=5 seconds=2 flows=1,4 mtu=1500,9000 wire=super,packets only=NAME,..`. Peers are

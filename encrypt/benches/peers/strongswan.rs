@@ -56,7 +56,7 @@ pub(crate) fn libipsec(world: &World, name: &'static str) -> Result<Subject, Str
     eventually(|| {
         run(
             &world.hosts[0],
-            &format!("{} --initiate --child b {uri}", up[0]),
+            &format!("{} --initiate --child b --timeout 10 {uri}", up[0]),
         )
     })?;
     keeps.push(Box::new(scratch));

@@ -27,6 +27,8 @@ const SUBJECTS: &[(&str, Make)] = &[
     ("host", host),
     (vxlan::PLAIN, vxlan::plain),
     ("weft", weft::userspace),
+    ("weft-kernel", weft::kernel),
+    ("wireguard", wireguard::kernel),
     ("gotatun", wireguard::gotatun),
     ("boringtun", wireguard::boringtun),
     ("wireguard-go", wireguard::wireguard_go),
@@ -38,6 +40,10 @@ const SUBJECTS: &[(&str, Make)] = &[
 pub(crate) fn all(world: &World, options: &Options) -> (Vec<Subject>, Vec<(&'static str, String)>) {
     let (mut there, mut absent) = (Vec::new(), Vec::new());
     for (name, make) in SUBJECTS.iter().filter(|(name, _)| options.wants(name)) {
+        // Where user space has the ports the kernel cannot have them.
+        if *name == "weft-kernel" && there.iter().any(|subject: &Subject| subject.name == "weft") {
+            continue;
+        }
         let made = make(world, name).and_then(|subject| {
             shell::eventually(|| load::works(&subject))?;
             Ok(subject)

@@ -1,4 +1,5 @@
-//! weft's encrypted network: VXLAN of the kernel, and ESP in user space, as the agent sets them up.
+//! weft's encrypted network: VXLAN of the kernel, and ESP in user space or in the kernel, as the agent sets
+//! them up.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -6,11 +7,14 @@ use std::net::IpAddr;
 
 use weft_encrypt::esp::Spi;
 use weft_encrypt::host::{Host, HostSpec, Mode};
+use weft_encrypt::kernel::Kernel;
 use weft_encrypt::keys::{Epoch, SaKey};
 use weft_encrypt::mtu::{Family, endpoint_mtu};
-use weft_encrypt::path::{ESP_PORT, Form, PathSpec, PeerSpec, SaName};
+use weft_encrypt::path::{Form, PathSpec, PeerSpec, SaName};
 use weft_encrypt::rotation::{KeyId, SessionId};
 use weft_encrypt::userspace::Userspace;
+
+use tempfile::TempDir;
 
 use crate::subject::Subject;
 use crate::vxlan::{self, Network};
@@ -18,8 +22,50 @@ use crate::world::{HOSTS, World};
 
 const INNER_PORT: u16 = 4790;
 const VNI: u32 = 5000;
+/// Not the usual port, which strongSwan has on the same hosts.
+const ESP_PORT: u16 = 4510;
+
+/// One end's data path.
+enum Path {
+    Userspace(Userspace),
+    Kernel(Kernel),
+}
+
+impl Path {
+    fn start(spec: PathSpec, mode: Mode, run_dir: &TempDir) -> Result<Self, String> {
+        if mode == Mode::Userspace {
+            let path = Userspace::start(spec, None).map_err(|error| error.to_string())?;
+            return Ok(Self::Userspace(path));
+        }
+        let path = Kernel::start(spec, run_dir.path(), None).map_err(|error| error.to_string())?;
+        Ok(Self::Kernel(path))
+    }
+
+    fn install_inbound(&self, name: SaName, key: SaKey) -> Result<(), String> {
+        match self {
+            Self::Userspace(path) => path.install_inbound(name, key).map_err(|e| e.to_string()),
+            Self::Kernel(path) => path.install_inbound(name, key).map_err(|e| e.to_string()),
+        }
+    }
+
+    fn switch_outbound(&self, name: SaName, key: SaKey) -> Result<(), String> {
+        match self {
+            Self::Userspace(path) => path.switch_outbound(name, key).map_err(|e| e.to_string()),
+            Self::Kernel(path) => path.switch_outbound(name, key).map_err(|e| e.to_string()),
+        }
+    }
+}
 
 pub(crate) fn userspace(world: &World, name: &'static str) -> Result<Subject, String> {
+    connect(world, name, Mode::Userspace)
+}
+
+/// Not beside the other: both would have the same ports.
+pub(crate) fn kernel(world: &World, name: &'static str) -> Result<Subject, String> {
+    connect(world, name, Mode::Kernel)
+}
+
+fn connect(world: &World, name: &'static str, mode: Mode) -> Result<Subject, String> {
     let network = Network {
         name: "wf",
         vni: VNI,
@@ -42,10 +88,11 @@ pub(crate) fn userspace(world: &World, name: &'static str) -> Result<Subject, St
             form: Form::Vxlan,
             ports: BTreeMap::new(),
         };
-        let path = host.run(|| Userspace::start(spec, None));
-        paths.push(path.map_err(|error| error.to_string())?);
+        let run_dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        paths.push(host.run(|| Path::start(spec, mode, &run_dir))?);
+        keeps.push(Box::new(run_dir));
         let wanted = HostSpec {
-            mode: Mode::Userspace,
+            mode,
             inner_port: INNER_PORT,
             local,
             tap_mtu: network.mtu + vxlan::OVERHEAD,
@@ -69,10 +116,8 @@ pub(crate) fn userspace(world: &World, name: &'static str) -> Result<Subject, St
         };
         // Of this run alone, and each for one direction.
         let key = || SaKey::from_bytes([from as u8 + 1; 36]);
-        let installed = paths[to].install_inbound(name(ends[from]), key());
-        installed.map_err(|error| error.to_string())?;
-        let switched = paths[from].switch_outbound(name(ends[to]), key());
-        switched.map_err(|error| error.to_string())?;
+        paths[to].install_inbound(name(ends[from]), key())?;
+        paths[from].switch_outbound(name(ends[to]), key())?;
     }
     let containers = network.make(world)?;
     keeps.push(Box::new(paths));

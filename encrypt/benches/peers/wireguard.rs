@@ -1,4 +1,4 @@
-//! WireGuard in user space, from host to host.
+//! WireGuard, in user space and in the kernel, from host to host.
 
 use std::any::Any;
 use std::fs;
@@ -14,7 +14,8 @@ const OVERHEAD: u32 = 80;
 
 /// One implementation.
 struct Implementation {
-    program: &'static str,
+    /// None: the kernel.
+    program: Option<&'static str>,
     arguments: &'static [&'static str],
     /// Of links, which are in `/run/wireguard` for both hosts.
     prefix: &'static str,
@@ -24,7 +25,7 @@ struct Implementation {
 
 pub(crate) fn gotatun(world: &World, name: &'static str) -> Result<Subject, String> {
     Implementation {
-        program: "gotatun",
+        program: Some("gotatun"),
         arguments: &["--disable-drop-privileges", "-f"],
         prefix: "gota",
         number: 1,
@@ -34,7 +35,7 @@ pub(crate) fn gotatun(world: &World, name: &'static str) -> Result<Subject, Stri
 
 pub(crate) fn boringtun(world: &World, name: &'static str) -> Result<Subject, String> {
     Implementation {
-        program: "boringtun-cli",
+        program: Some("boringtun-cli"),
         arguments: &["--disable-drop-privileges", "-f"],
         prefix: "boring",
         number: 2,
@@ -44,7 +45,7 @@ pub(crate) fn boringtun(world: &World, name: &'static str) -> Result<Subject, St
 
 pub(crate) fn wireguard_go(world: &World, name: &'static str) -> Result<Subject, String> {
     Implementation {
-        program: "wireguard-go",
+        program: Some("wireguard-go"),
         arguments: &["-f"],
         prefix: "wggo",
         number: 3,
@@ -52,9 +53,19 @@ pub(crate) fn wireguard_go(world: &World, name: &'static str) -> Result<Subject,
     .start(world, name)
 }
 
+pub(crate) fn kernel(world: &World, name: &'static str) -> Result<Subject, String> {
+    Implementation {
+        program: None,
+        arguments: &[],
+        prefix: "wgk",
+        number: 4,
+    }
+    .start(world, name)
+}
+
 impl Implementation {
     fn start(&self, world: &World, name: &'static str) -> Result<Subject, String> {
-        let program = found(self.program)?;
+        let program = self.program.map(found).transpose()?;
         found("wg")?;
         let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut keeps: Vec<Box<dyn Any>> = Vec::new();
@@ -65,7 +76,14 @@ impl Implementation {
             fs::write(&file, key).map_err(|error| error.to_string())?;
             let file = fs::File::open(file).map_err(|error| error.to_string())?;
             public.push(pipe(host, file.into(), "wg pubkey")?.trim().to_owned());
-            let mut command = Command::new(&program);
+            let Some(program) = &program else {
+                run(
+                    host,
+                    &format!("ip link add {} type wireguard", self.link(index)),
+                )?;
+                continue;
+            };
+            let mut command = Command::new(program);
             command.args(self.arguments).arg(self.link(index));
             command
                 .env("WG_PROCESS_FOREGROUND", "1")
