@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -208,8 +208,13 @@ pub struct NetworkSpec {
     pub name: String,
     /// How its endpoints reach one another.
     pub driver: Driver,
-    /// Empty: one subnet from the cluster's pools.
+    /// Without one of IPv4: one from the cluster's pools, unless all are of IPv6 and `ipv6` is not set.
     pub subnets: Vec<SubnetSpec>,
+    /// Its endpoints have addresses of both families: without a subnet of IPv6, one of
+    /// [`Cluster::ula_prefix`].
+    pub ipv6: bool,
+    /// See [`Network::aux_addresses`].
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// `None`: the smallest free one from [`Vni::FIRST`] up; of the ingress network,
     /// [`Vni::INGRESS`]. Of a driver with tunnels only.
     pub vni: Option<Vni>,
@@ -241,6 +246,12 @@ pub struct NetworkChange {
     pub routes_add: Vec<Route>,
     /// Destinations of routes to remove, before any is added.
     pub routes_remove: Vec<IpNet>,
+    /// See [`Network::multicast`].
+    pub multicast: Option<bool>,
+    /// New MTU in bytes, or derived again.
+    pub mtu: Option<Option<u32>>,
+    /// Further subnets, of a family that it has.
+    pub subnets_add: Vec<IpNet>,
     /// Labels to set.
     pub labels_add: Labels,
     /// Labels to remove.
@@ -251,9 +262,11 @@ pub struct NetworkChange {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetSpec {
     /// Host bits must be zero.
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// `None`: the first address.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
+    /// See [`Subnet::range`](crate::model::Subnet::range).
+    pub range: Option<IpNet>,
 }
 
 /// An endpoint to be made.
@@ -269,7 +282,9 @@ pub struct EndpointSpec {
     pub node: NodeId,
     /// `None`: the address that has been free for longest, never used ones first in order.
     pub ipv4: Option<Ipv4Addr>,
-    /// `None`: from the address, see [`MacAddr::from_ipv4`].
+    /// As `ipv4`.
+    pub ipv6: Option<Ipv6Addr>,
+    /// `None`: from the address, see [`MacAddr::from_ipv4`] and [`MacAddr::from_ipv6`].
     pub mac: Option<MacAddr>,
     /// `None`: the first of `eth0`, `eth1`, .. that no endpoint with the same attachment has.
     pub ifname: Option<String>,

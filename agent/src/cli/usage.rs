@@ -12,13 +12,9 @@ use crate::exit::{EXIT_REFUSED, EXIT_USAGE};
 
 /// What the contract names and later versions bring, by verb. It is not offered, but whoever types
 /// it is told so rather than that it is unknown.
-const LATER_FLAGS: [(&str, &[&str]); 3] = [
+const LATER_FLAGS: [(&str, &[&str]); 2] = [
     ("weft init", &["--autolock", "--force-new-cluster"]),
-    (
-        "weft network create",
-        &["--ip-range", "--aux-address", "--ipv6", "--opt"],
-    ),
-    ("weft attach", &["--ip6"]),
+    ("weft network create", &["--opt"]),
 ];
 const LATER_VERBS: [(&str, &[&str]); 3] = [
     (

@@ -198,16 +198,16 @@ impl Endpoints {
 pub(super) fn hosts_entries(endpoints: &[Endpoint]) -> Vec<HostsEntry> {
     endpoints
         .iter()
-        .map(|endpoint| {
+        .flat_map(|endpoint| {
             let mut names = vec![
                 endpoint.name.clone(),
                 format!("{}.{}", endpoint.name, endpoint.network),
             ];
             names.extend(endpoint.aliases.iter().cloned());
-            HostsEntry {
-                address: endpoint.ipv4.into(),
-                names,
-            }
+            endpoint.addresses().map(move |address| HostsEntry {
+                address,
+                names: names.clone(),
+            })
         })
         .collect()
 }

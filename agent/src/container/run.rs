@@ -54,6 +54,7 @@ fn requests(place: Place<'_>, args: &RunArgs) -> Result<Vec<AttachRequest>, RunE
     let for_network = |(index, network): (usize, &String)| AttachRequest {
         name: args.name.clone(),
         ip: args.ip.filter(|_| index == 0),
+        ip6: args.ip6.filter(|_| index == 0),
         mac: args.mac.filter(|_| index == 0),
         aliases: args.alias.clone(),
         service: joined.cloned().filter(|_| serving.contains(&index)),

@@ -145,6 +145,7 @@ fn spec(daemon: &Daemon, this: NodeId, request: AttachRequest) -> Result<Endpoin
         network,
         node: this,
         ipv4: request.ip,
+        ipv6: request.ip6,
         mac: request.mac,
         ifname: request
             .ifname

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +214,9 @@ impl Daemon {
             encrypted: request.encrypted,
             routes_add: request.routes_add.into_iter().map(Into::into).collect(),
             routes_remove: request.routes_rm,
+            multicast: request.multicast,
+            mtu: request.mtu.map(|mtu| Some(mtu).filter(|mtu| *mtu > 0)),
+            subnets_add: request.subnets_add,
             labels_add: request.labels_add,
             labels_remove: request.labels_rm,
         };
@@ -243,9 +247,11 @@ impl Daemon {
             .cloned();
         let warning = translate::mtu_warning(view, index, row, this);
         let blocked = self.blocked(view, index, row);
+        let held: BTreeSet<_> = view.held_addresses(row.id).collect();
+        let short = translate::shortage(row, &held).into_values();
         Network {
             error,
-            warnings: warning.into_iter().chain(blocked).collect(),
+            warnings: warning.into_iter().chain(blocked).chain(short).collect(),
             ..Network::from_row(row, translate::network_mtu(view, index, row, this), view)
         }
     }
@@ -555,6 +561,7 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
         .map(|cidr| SubnetSpec {
             cidr: *cidr,
             gateway: None,
+            range: None,
         })
         .collect();
     for gateway in request.gateways {
@@ -569,11 +576,25 @@ fn network_spec(id: NetworkId, request: NetworkCreateRequest) -> Result<NetworkS
             })?;
         subnet.gateway = Some(gateway);
     }
+    for range in request.ip_ranges {
+        let subnet = subnets
+            .iter_mut()
+            .find(|subnet| subnet.cidr.contains(&range) && subnet.range.is_none())
+            .ok_or_else(|| {
+                ApiError::invalid(format!(
+                    "IP range {range} is in none of the given subnets, or its subnet has one already; \
+                     give one IP range inside each --subnet at most"
+                ))
+            })?;
+        subnet.range = Some(range);
+    }
     Ok(NetworkSpec {
         id,
         name: request.name,
         driver,
         subnets,
+        ipv6: request.ipv6,
+        aux_addresses: request.aux_addresses,
         vni,
         routes: request.routes.into_iter().map(Into::into).collect(),
         mtu: request.mtu,

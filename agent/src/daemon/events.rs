@@ -64,6 +64,9 @@ impl Events {
                 self.send(warning);
             }
         }
+        for warning in warnings::shortages(before, revision, changes) {
+            self.send(warning);
+        }
     }
 
     /// Tells of an endpoint of this node what is to be known of it.

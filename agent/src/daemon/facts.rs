@@ -143,7 +143,7 @@ fn routes_beside_networks(facts: &HostFacts, view: &View) -> Vec<IpNet> {
         view.networks
             .values()
             .flat_map(|network| &network.subnets)
-            .any(|subnet| IpNet::V4(subnet.cidr) == *route)
+            .any(|subnet| subnet.cidr == *route)
     };
     facts
         .routes

@@ -100,7 +100,7 @@ pub(crate) fn zone(view: &View, index: &Index, network: NetworkId, local: NodeId
     let network = view.networks.get(&network)?;
     let mut zone = Zone {
         name: network.name.clone(),
-        subnets: network.subnets.iter().map(|one| one.cidr.into()).collect(),
+        subnets: network.subnets.iter().map(|one| one.cidr).collect(),
         ..Zone::default()
     };
     // Where each node is alone, others' endpoints cannot be reached.
@@ -186,7 +186,7 @@ fn share(view: &View, row: &Endpoint) -> Option<u16> {
 }
 
 fn addresses(row: &Endpoint) -> impl Iterator<Item = IpAddr> + Clone + use<> {
-    [IpAddr::V4(row.ipv4)].into_iter()
+    row.addresses()
 }
 
 fn add(zone: &mut Zone, name: &str, addresses: impl Iterator<Item = IpAddr>) {

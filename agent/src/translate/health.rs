@@ -1,7 +1,6 @@
 //! Health checks of services, in the words of the prober.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_raft::model::{BackendState, EndpointId, HealthCheck, NodeId, Probe, View};
@@ -25,7 +24,7 @@ pub(crate) fn health_targets(
         let service = view.services.get(&row.service?)?;
         let target = Target {
             netns: netns(&row.attachment),
-            address: IpAddr::V4(row.ipv4),
+            address: row.addresses().next()?,
             check: service.health.as_ref()?.into(),
         };
         Some((row.id, target))
@@ -68,6 +67,7 @@ impl From<&HealthCheck> for Check {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::sync::Arc;
 
     use weft_raft::model::*;

@@ -5,22 +5,26 @@ pub(crate) mod dns;
 mod encryption;
 mod health;
 mod index;
+mod room;
 pub(crate) mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use weft_encrypt::mtu::{Family, TooNarrow};
 use weft_overlay::{LocalEndpoint, Mac, NetnsRef, Remote, SandboxSpec, StaticRoute, Tunnel, Vtep};
 use weft_raft::model::{
-    Attachment, Cluster, Endpoint, MacAddr, Network, NetworkId, Node, NodeId, View, Vni,
+    Attachment, Cluster, Endpoint, IpFamily, MacAddr, Network, NetworkId, Node, NodeId, Subnet,
+    View, Vni,
 };
+use weft_raft::state::limits;
 
 pub(crate) use encryption::{Encryption, encryption, port};
 pub(crate) use health::{health_news, health_targets};
 pub(crate) use index::{Dirty, Index};
+pub(crate) use room::{shortage, shortage_news};
 
 /// Bytes that VXLAN over IPv4 takes from the underlay's MTU: outer IPv4 20, UDP 8, VXLAN 8, inner
 /// Ethernet 14 (RFC 7348 section 5).
@@ -64,7 +68,7 @@ pub(crate) fn sandbox(
         remotes.insert(
             mac(endpoint.mac),
             Remote {
-                addresses: vec![IpAddr::V4(endpoint.ipv4)],
+                addresses: endpoint.addresses().collect(),
                 vtep: node.data_path_addr,
             },
         );
@@ -126,7 +130,12 @@ pub(crate) fn network_mtu(
             links.min().unwrap_or(MIN_MTU).max(MIN_MTU)
         }
     };
-    network.mtu.unwrap_or_else(fitting)
+    // A device below that takes no IPv6 address.
+    let least = match network.has(IpFamily::V6) {
+        true => limits::IPV6_MTU,
+        false => MIN_MTU,
+    };
+    network.mtu.unwrap_or_else(fitting).max(least)
 }
 
 /// Why the endpoints' MTU does not do for an encrypted network, if so: what is too long for the
@@ -220,7 +229,9 @@ fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
         netns: netns(&endpoint.attachment),
         ifname: endpoint.ifname.clone(),
         mac: mac(endpoint.mac),
-        addresses: vec![with_prefix(network, endpoint.ipv4)],
+        addresses: (endpoint.addresses())
+            .map(|address| with_prefix(network, address))
+            .collect(),
         routes: static_routes(network, endpoint),
         forwards: false,
     }
@@ -228,26 +239,34 @@ fn local_endpoint(network: &Network, endpoint: &Endpoint) -> LocalEndpoint {
 
 /// The network's routes, as they are in an endpoint. The one that they lead to has none of them.
 fn static_routes(network: &Network, endpoint: &Endpoint) -> BTreeSet<StaticRoute> {
-    let routes = network.routes.iter();
-    let others = routes.filter(|route| route.via != IpAddr::V4(endpoint.ipv4));
-    others
-        .map(|route| StaticRoute {
-            destination: route.destination,
-            via: Some(route.via),
-        })
-        .collect()
+    let own = |address: IpAddr| endpoint.addresses().any(|own| own == address);
+    let others = network.routes.iter().filter(|route| !own(route.via));
+    let others = others.map(|route| StaticRoute {
+        destination: route.destination,
+        via: Some(route.via),
+    });
+    // Its other subnets, which no address of its own leads to.
+    let families = |subnet: &&Subnet| match subnet.family() {
+        IpFamily::V4 => endpoint.ipv4.is_some(),
+        IpFamily::V6 => endpoint.ipv6.is_some(),
+    };
+    let here = |subnet: &&Subnet| endpoint.addresses().any(|a| subnet.cidr.contains(&a));
+    let further = network.subnets.iter().filter(families);
+    let further = further
+        .filter(|subnet| !here(subnet))
+        .map(|subnet| StaticRoute {
+            destination: subnet.cidr,
+            via: None,
+        });
+    others.chain(further).collect()
 }
 
-fn with_prefix(network: &Network, address: Ipv4Addr) -> IpNet {
-    let prefix = network
-        .subnets
-        .iter()
-        .find(|subnet| subnet.cidr.contains(&address))
-        .map_or(32, |subnet| subnet.cidr.prefix_len());
-    // The prefix of a subnet is at most 32; a host route is what is left if it were not.
-    Ipv4Net::new(address, prefix)
-        .unwrap_or_else(|_| Ipv4Net::from(address))
-        .into()
+fn with_prefix(network: &Network, address: IpAddr) -> IpNet {
+    let subnet = network.subnet_of(address);
+    // The prefix of a subnet fits its family; the address alone is what is left if it did not.
+    subnet
+        .and_then(|subnet| IpNet::new(address, subnet.cidr.prefix_len()).ok())
+        .unwrap_or_else(|| IpNet::from(address))
 }
 
 /// Where an endpoint's namespace is.

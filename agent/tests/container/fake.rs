@@ -162,7 +162,7 @@ fn endpoint_for(request: &AttachRequest, book: &Book) -> Endpoint {
         network_id: "network".to_owned(),
         node: "here".to_owned(),
         node_id: NODE.to_owned(),
-        ipv4,
+        ipv4: Some(ipv4),
         ipv6: None,
         mac: request.mac.map_or_else(
             || format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}"),

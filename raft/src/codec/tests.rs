@@ -66,8 +66,11 @@ fn commands() -> Vec<Command> {
         Command::CreateNetwork(Box::new(NetworkSpec {
             subnets: vec![SubnetSpec {
                 cidr: "192.168.7.0/24".parse().unwrap(),
-                gateway: Some([192, 168, 7, 254].into()),
+                gateway: Some(std::net::IpAddr::from([192, 168, 7, 254])),
+                range: Some("192.168.7.0/25".parse().unwrap()),
             }],
+            ipv6: true,
+            aux_addresses: [("router".to_owned(), "192.168.7.9".parse().unwrap())].into(),
             vni: Vni::new(70_000),
             routes: vec![route()],
             mtu: Some(1400),
@@ -82,6 +85,7 @@ fn commands() -> Vec<Command> {
         Command::RemoveNetwork { id: network_id(1) },
         Command::CreateEndpoint(Box::new(EndpointSpec {
             ipv4: Some([192, 168, 7, 9].into()),
+            ipv6: Some("fd00::9".parse().unwrap()),
             mac: Some(MacAddr([6, 0, 0, 0, 0, 9])),
             ifname: Some("eth7".to_owned()),
             aliases: vec!["db-1".to_owned()],
@@ -160,6 +164,9 @@ fn commands() -> Vec<Command> {
                 encrypted: Some(false),
                 routes_add: vec![route()],
                 routes_remove: vec!["172.18.0.0/16".parse().unwrap()],
+                multicast: Some(true),
+                mtu: Some(Some(1400)),
+                subnets_add: vec!["192.168.8.0/24".parse().unwrap()],
                 labels_add: labels,
                 labels_remove: vec!["old".to_owned()],
             }),

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +15,10 @@ pub struct Endpoint {
     pub network: NetworkId,
     /// Host that runs the container.
     pub node: NodeId,
-    /// From the network's subnets; held by nothing else of the network.
-    pub ipv4: Ipv4Addr,
+    /// From the network's subnets, if it has any of IPv4; held by nothing else of the network.
+    pub ipv4: Option<Ipv4Addr>,
+    /// As `ipv4`, of IPv6. An endpoint has one of the two at least.
+    pub ipv6: Option<Ipv6Addr>,
     /// Of the container's interface.
     pub mac: MacAddr,
     /// Name of the interface inside the container, at most 15 bytes.
@@ -37,6 +39,14 @@ pub struct Endpoint {
     pub backend: BackendState,
     /// Last change.
     pub revision: Revision,
+}
+
+impl Endpoint {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + Clone + use<> {
+        let v4 = self.ipv4.map(IpAddr::V4).into_iter();
+        v4.chain(self.ipv6.map(IpAddr::V6))
+    }
 }
 
 /// Names a network namespace on one host so that a path which comes to mean another namespace

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,16 @@ impl MacAddr {
     pub const fn from_ipv4(ip: Ipv4Addr) -> Self {
         let [a, b, c, d] = ip.octets();
         Self([0x02, 0x42, a, b, c, d])
+    }
+
+    /// The address of an endpoint without IPv4 that did not ask for one: `02:46:` and the last 32 bits of
+    /// its IPv6 address. Those may be the same of two addresses, so the number of those that are
+    /// taken, `attempt`, is added.
+    pub const fn from_ipv6(ip: Ipv6Addr, attempt: u32) -> Self {
+        let [.., a, b, c, d] = ip.octets();
+        let number = u32::from_be_bytes([a, b, c, d]).wrapping_add(attempt);
+        let [a, b, c, d] = number.to_be_bytes();
+        Self([0x02, 0x46, a, b, c, d])
     }
 
     /// Whether it can name one interface: not multicast (first bit) and not all zero.

@@ -15,14 +15,14 @@ mod view;
 
 use std::collections::BTreeMap;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 pub use driver::Driver;
 pub use endpoint::{Attachment, Endpoint, EndpointKind};
 pub use id::{ClusterId, EndpointId, Id, IdError, NetworkId, NodeId, ServiceId};
 pub use mac::MacAddr;
-pub use network::{Network, Subnet, Vni};
+pub use network::{IpFamily, Network, Subnet, Vni};
 pub use node::{Availability, Node, NodeStatus, Notice, Role};
 pub use route::Route;
 pub use service::{
@@ -55,4 +55,15 @@ pub struct Cluster {
     pub ca_cert: Vec<u8>,
     /// When the cluster was made, milliseconds since the Unix epoch.
     pub created_ms: u64,
+}
+
+impl Cluster {
+    /// Where IPv6 subnets come from that nobody chose: a /48 of locally assigned addresses whose
+    /// global ID (RFC 4193 section 3.2) is the first 40 bits of the cluster's id, which is random.
+    pub fn ula_prefix(&self) -> Ipv6Net {
+        let [a, b, c, d, e, ..] = self.id.0.bytes();
+        let mut octets = [0; 16];
+        octets[..6].copy_from_slice(&[0xfd, a, b, c, d, e]);
+        Ipv6Net::new_assert(octets.into(), 48)
+    }
 }

@@ -1,7 +1,8 @@
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Driver, Labels, NetworkId, Revision, Route};
@@ -17,10 +18,12 @@ pub struct Network {
     pub driver: Driver,
     /// Segment number on the wire; only of a driver with tunnels.
     pub vni: Option<Vni>,
-    /// Where addresses come from.
+    /// Where addresses come from, of one family or both. Only ever appended to.
     pub subnets: Vec<Subnet>,
     /// Further ways of endpoints by it, in order of their destinations.
     pub routes: Vec<Route>,
+    /// Addresses that no endpoint is given because something else has them, by a name for each.
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// MTU of endpoints in bytes; `None` derives it from the underlay.
     pub mtu: Option<u32>,
     /// No route out and no foreign names.
@@ -43,9 +46,61 @@ pub struct Network {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
     /// The range; host bits are zero.
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// Reserved for the way out; never given to an endpoint.
-    pub gateway: Ipv4Addr,
+    pub gateway: IpAddr,
+    /// The part of it that addresses are assigned from; `None`: all of it. Who asks for an address
+    /// outside it may have that.
+    pub range: Option<IpNet>,
+}
+
+/// Version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IpFamily {
+    /// RFC 791.
+    V4,
+    /// RFC 8200.
+    V6,
+}
+
+impl Network {
+    /// Whether it has a subnet of the family, and so each of its endpoints an address.
+    pub fn has(&self, family: IpFamily) -> bool {
+        self.subnets.iter().any(|subnet| subnet.family() == family)
+    }
+
+    /// The subnet that an address is in.
+    pub fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
+        self.subnets
+            .iter()
+            .find(|subnet| subnet.cidr.contains(&address))
+    }
+}
+
+impl Subnet {
+    /// Of its addresses.
+    pub fn family(&self) -> IpFamily {
+        IpFamily::of(self.gateway)
+    }
+}
+
+impl IpFamily {
+    /// That of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// VXLAN network identifier: 24 bits, zero excluded (RFC 7348 section 5).

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -65,18 +65,18 @@ impl View {
 
     /// The addresses that are held on a network: by its endpoints, by services, and on the ingress
     /// network by nodes. Looks at every row.
-    pub fn held_addresses(&self, network: NetworkId) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    pub fn held_addresses(&self, network: NetworkId) -> impl Iterator<Item = IpAddr> + '_ {
         let ingress = (self.networks.get(&network)).is_some_and(|network| network.ingress);
         let endpoints = (self.endpoints.values())
             .filter(move |endpoint| endpoint.network == network)
-            .map(|endpoint| endpoint.ipv4);
+            .flat_map(|endpoint| endpoint.addresses());
         let vips = (self.services.values())
             .flat_map(|service| &service.networks)
             .filter(move |on| on.network == network)
-            .filter_map(|on| on.vip);
+            .filter_map(|on| on.vip.map(IpAddr::V4));
         let nodes = (self.nodes.values())
             .filter(move |_| ingress)
-            .filter_map(|node| node.ingress);
+            .filter_map(|node| node.ingress.map(IpAddr::V4));
         endpoints.chain(vips).chain(nodes)
     }
 

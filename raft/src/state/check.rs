@@ -1,5 +1,6 @@
 //! Checks of values that make no sense in any state.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -219,6 +220,30 @@ pub(super) fn labels(labels: &Labels) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Names of reserved addresses, which are for people only.
+pub(super) fn aux_addresses(addresses: &BTreeMap<String, IpAddr>) -> Result<(), Refusal> {
+    if addresses.len() > limits::AUX_ADDRESSES {
+        return Err(too_many(
+            "auxiliary addresses",
+            addresses.len(),
+            limits::AUX_ADDRESSES,
+        ));
+    }
+    let fits = |name: &&String| {
+        (1..=limits::DNS_LABEL_BYTES).contains(&name.len())
+            && name.bytes().all(|c| c.is_ascii_graphic() && c != b'=')
+    };
+    match addresses.keys().find(|name| !fits(name)) {
+        None => Ok(()),
+        Some(name) => Err(invalid(format_args!(
+            "name {} of an auxiliary address is not accepted; use 1 to {} printable characters \
+             without spaces and =",
+            Quoted(name),
+            limits::DNS_LABEL_BYTES
+        ))),
+    }
 }
 
 pub(super) fn aliases(aliases: &[String]) -> Result<(), Refusal> {

@@ -4,9 +4,10 @@ use super::index::{Floors, Index};
 use super::ingress::INGRESS;
 use super::pool::AddressPool;
 use super::refuse::{conflict, invalid};
-use super::{Change, Cluster, Decision, Object, Revision, State, check, limits, subnet};
+use super::{Change, Cluster, Decision, Object, Revision, State};
+use super::{address, check, limits, subnet};
 use crate::command::{InitCluster, Refusal, Secrets};
-use crate::model::{Driver, Labels, Network, NodeId, Role, View, Vni};
+use crate::model::{Driver, IpFamily, Labels, Network, NodeId, Role, View, Vni};
 
 /// Raft id of a cluster's first manager, which is a member before there is a log.
 const FIRST_RAFT_ID: u64 = 1;
@@ -32,7 +33,6 @@ impl State {
         alone.nodes.insert(node.id, node.clone());
         let routes = Index::rebuild(&alone, Default::default());
         let (subnet, next) = subnet::from_pools(&alone, &init.cluster, &routes)?;
-        Arc::make_mut(&mut node).ingress = AddressPool::new(std::slice::from_ref(&subnet)).next();
         let ingress = Network {
             id: init.ingress,
             name: INGRESS.to_owned(),
@@ -40,6 +40,7 @@ impl State {
             vni: Some(Vni::INGRESS),
             subnets: vec![subnet],
             routes: Vec::new(),
+            aux_addresses: Default::default(),
             mtu: None,
             internal: false,
             multicast: false,
@@ -49,6 +50,8 @@ impl State {
             labels: Labels::new(),
             revision: index,
         };
+        let first = AddressPool::new(&ingress).next(IpFamily::V4);
+        Arc::make_mut(&mut node).ingress = first.and_then(address::v4);
         let changes = vec![
             Change::Cluster(init.cluster.clone()),
             Change::Network(Arc::new(ingress)),
@@ -59,6 +62,7 @@ impl State {
             floors: Some(Floors {
                 vni: Vni::FIRST.get(),
                 subnet: next,
+                subnet6: 0,
             }),
             ..Decision::new(Object::Node(node), changes)
         })
@@ -139,7 +143,7 @@ fn check_pools(cluster: &Cluster) -> Result<(), Refusal> {
                 pool.prefix_len()
             )));
         }
-        if let Some((range, purpose)) = subnet::reserved(*pool) {
+        if let Some((range, purpose)) = subnet::reserved(ipnet::IpNet::V4(*pool)) {
             return Err(invalid(format_args!(
                 "address pool {pool} overlaps {range}, which is reserved ({purpose}); choose a \
                  private range, such as 10.0.0.0/8"

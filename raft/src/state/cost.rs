@@ -1,6 +1,8 @@
 //! Approximate memory of rows in bytes: what bounds on history and state count in. Never less
 //! than what the row takes encoded.
 
+use std::net::IpAddr;
+
 use crate::command::{Object, Outcome};
 use crate::model::{
     Change, Cluster, Endpoint, EndpointKind, Labels, Network, Node, NodeId, Notice, Probe,
@@ -60,6 +62,9 @@ pub(super) fn of_network(network: &Network) -> usize {
         + network.name.len()
         + network.subnets.len() * size_of::<Subnet>()
         + size_of_val(network.routes.as_slice())
+        + (network.aux_addresses.keys())
+            .map(|name| size_of::<String>() + size_of::<IpAddr>() + name.len())
+            .sum::<usize>()
         + of_labels(&network.labels)
 }
 

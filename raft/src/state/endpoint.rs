@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::index::Members;
@@ -7,7 +7,9 @@ use super::refuse::{Quoted, conflict, exhausted, invalid, not_found};
 use super::{Change, Decision, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{EndpointChange, EndpointSpec, Refusal};
-use crate::model::{BackendState, Endpoint, EndpointId, MacAddr, Network, NetworkId, Service};
+use crate::model::{
+    BackendState, Endpoint, EndpointId, IpFamily, MacAddr, Network, NetworkId, Service,
+};
 
 impl State {
     pub(super) fn create_endpoint(
@@ -26,22 +28,27 @@ impl State {
             self.check_membership(network, service)?;
         }
         let ifname = self.ifname(spec)?;
-        let wanted = match spec.ipv4 {
-            Some(wanted) => Some(self.wanted_address(network, members, wanted)?),
-            None => None,
+        let wanted = spec.ipv4.map(IpAddr::V4).into_iter();
+        for wanted in wanted.chain(spec.ipv6.map(IpAddr::V6)) {
+            self.wanted_address(network, members, wanted)?;
+        }
+        let made = self.service_of(index, spec, network)?;
+        let held = vip_on(made.as_ref(), network.id);
+        let assigned = |family, wanted: Option<IpAddr>| match wanted {
+            Some(wanted) => Ok(Some(wanted)),
+            None if network.has(family) => address::free(network, members, family, held).map(Some),
+            None => Ok(None),
         };
-        let made = self.service_of(index, spec, network, wanted)?;
-        let ipv4 = match wanted {
-            Some(wanted) => wanted,
-            None => address::free(network, members, vip_on(made.as_ref(), network.id))?,
-        };
+        let ipv4 = assigned(IpFamily::V4, spec.ipv4.map(IpAddr::V4))?.and_then(address::v4);
+        let ipv6 = assigned(IpFamily::V6, spec.ipv6.map(IpAddr::V6))?.and_then(address::v6);
         let endpoint = Arc::new(Endpoint {
             id: spec.id,
             name: spec.name.clone(),
             network: spec.network,
             node: spec.node,
             ipv4,
-            mac: self.mac(network, members, spec.mac, ipv4)?,
+            ipv6,
+            mac: self.mac(network, members, spec.mac, (ipv4, ipv6))?,
             ifname,
             aliases: spec.aliases.clone(),
             labels: spec.labels.clone(),
@@ -60,13 +67,12 @@ impl State {
         Ok(Decision::new(Object::Endpoint(endpoint), changes))
     }
 
-    /// The service that is made with an endpoint whose address may be `wanted`.
+    /// The service that is made with an endpoint.
     fn service_of(
         &self,
         index: Revision,
         spec: &EndpointSpec,
         network: &Network,
-        wanted: Option<Ipv4Addr>,
     ) -> Result<Option<Service>, Refusal> {
         let Some(made) = &spec.new_service else {
             return Ok(None);
@@ -84,7 +90,7 @@ impl State {
                 network.name
             )));
         }
-        let held = wanted.map(|address| (network.id, address));
+        let held = spec.ipv4.map(|address| (network.id, address.into()));
         self.new_service(index, made, held).map(Some)
     }
 
@@ -173,9 +179,12 @@ impl State {
         network: &Network,
         members: &Members,
         wanted: Option<MacAddr>,
-        ipv4: Ipv4Addr,
+        (ipv4, ipv6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
     ) -> Result<MacAddr, Refusal> {
-        let own = MacAddr::from_ipv4(ipv4);
+        let own = match (ipv4, ipv6) {
+            (Some(ipv4), _) => MacAddr::from_ipv4(ipv4),
+            (None, ipv6) => free_mac(members, ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED)),
+        };
         let Some(wanted) = wanted.filter(|wanted| *wanted != own) else {
             return Ok(own);
         };
@@ -183,8 +192,8 @@ impl State {
         // finds its MAC taken.
         let [_, _, a, b, c, d] = wanted.0;
         let address = Ipv4Addr::new(a, b, c, d);
-        let of_address = wanted == MacAddr::from_ipv4(address)
-            && (network.subnets.iter()).any(|subnet| subnet.cidr.contains(&address));
+        let of_address =
+            wanted == MacAddr::from_ipv4(address) && network.subnet_of(address.into()).is_some();
         if of_address {
             return Err(conflict(format_args!(
                 "MAC address {wanted} belongs to address {address} of network {}; choose one that \
@@ -251,10 +260,23 @@ impl State {
 }
 
 /// The address that a service has on a network.
-fn vip_on(service: Option<&Service>, network: NetworkId) -> Option<Ipv4Addr> {
+fn vip_on(service: Option<&Service>, network: NetworkId) -> Option<IpAddr> {
     { service?.networks.iter() }
         .find(|on| on.network == network)
         .and_then(|on| on.vip)
+        .map(IpAddr::V4)
+}
+
+/// The MAC address of who has no IPv4 address. As many as are taken were tried at most.
+fn free_mac(members: &Members, ipv6: Ipv6Addr) -> MacAddr {
+    let mut attempt = 0;
+    loop {
+        let mac = MacAddr::from_ipv6(ipv6, attempt);
+        if !members.macs.contains_key(&mac) {
+            return mac;
+        }
+        attempt += 1;
+    }
 }
 
 /// What makes sense or not in any state.

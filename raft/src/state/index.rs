@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -8,6 +8,7 @@ use super::cost;
 use super::pool::AddressPool;
 use super::ports::PortTable;
 use super::prefix::PrefixIndex;
+use super::subnet;
 use crate::model::{
     Attachment, Change, Endpoint, EndpointId, MacAddr, Network, NetworkId, Node, NodeId, Role,
     Service, ServiceId, View, Vni,
@@ -49,8 +50,8 @@ pub(super) enum Holder {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Members {
     pub(super) names: BTreeMap<String, EndpointId>,
-    pub(super) addresses: BTreeMap<Ipv4Addr, Holder>,
-    /// Only those that do not follow from an address.
+    pub(super) addresses: BTreeMap<IpAddr, Holder>,
+    /// Only those that do not follow from an IPv4 address.
     pub(super) macs: BTreeMap<MacAddr, EndpointId>,
     pub(super) pool: AddressPool,
     pub(super) services: BTreeSet<ServiceId>,
@@ -64,6 +65,8 @@ type Namespace = (u64, u64);
 pub(super) struct Floors {
     pub(super) vni: u32,
     pub(super) subnet: Candidate,
+    /// Of the /64s of the cluster's prefix for IPv6.
+    pub(super) subnet6: u32,
 }
 
 /// A place in the address pools: which pool, and the first address of a subnet.
@@ -100,7 +103,7 @@ impl Index {
         match change {
             Change::Cluster(_) => {}
             Change::Node(node) => {
-                self.unlink_node(view, view.nodes.get(&node.id), node.ingress);
+                self.unlink_node(view, view.nodes.get(&node.id), Some(node));
                 self.link_node(node);
             }
             Change::NodeGone(id) => self.unlink_node(view, view.nodes.get(id), None),
@@ -118,7 +121,7 @@ impl Index {
             }
             Change::Endpoint(endpoint) => {
                 let old = view.endpoints.get(&endpoint.id);
-                self.unlink_endpoint(old, Some(endpoint.ipv4));
+                self.unlink_endpoint(old, Some(endpoint));
                 self.link_endpoint(endpoint);
             }
             Change::EndpointGone(id) => self.unlink_endpoint(view.endpoints.get(id), None),
@@ -171,12 +174,12 @@ impl Index {
             self.routes.insert(route, node.id);
         }
         if let (Some(network), Some(address)) = (self.ingress, node.ingress) {
-            self.take(network, address, Holder::Node(node.id));
+            self.take(network, address.into(), Holder::Node(node.id));
         }
     }
 
     /// Frees the ingress address unless the node goes on with it.
-    fn unlink_node(&mut self, view: &View, node: Option<&Arc<Node>>, keeps: Option<Ipv4Addr>) {
+    fn unlink_node(&mut self, view: &View, node: Option<&Arc<Node>>, next: Option<&Node>) {
         let Some(node) = node else { return };
         self.bytes = self.bytes.saturating_sub(cost::of_node(node));
         self.node_names.remove(&node.name.to_ascii_lowercase());
@@ -189,9 +192,9 @@ impl Index {
             self.lower_subnet_floor(view, route);
         }
         if let (Some(network), Some(address)) = (self.ingress, node.ingress)
-            && keeps != Some(address)
+            && next.and_then(|next| next.ingress) != Some(address)
         {
-            self.free(network, address);
+            self.free(network, address.into());
         }
     }
 
@@ -207,10 +210,8 @@ impl Index {
         for subnet in &network.subnets {
             self.subnets.insert(subnet.cidr, network.id);
         }
-        self.members.entry(network.id).or_insert_with(|| Members {
-            pool: AddressPool::new(&network.subnets),
-            ..Members::default()
-        });
+        let members = self.members.entry(network.id).or_default();
+        members.pool.cover(network);
     }
 
     fn unlink_network(&mut self, view: &View, network: &Network) {
@@ -237,7 +238,7 @@ impl Index {
             .insert((endpoint.node, namespace, endpoint.id));
         if let Some(members) = self.members.get_mut(&endpoint.network) {
             members.names.insert(endpoint.name.clone(), endpoint.id);
-            if endpoint.mac != MacAddr::from_ipv4(endpoint.ipv4) {
+            if Some(endpoint.mac) != endpoint.ipv4.map(MacAddr::from_ipv4) {
                 members.macs.insert(endpoint.mac, endpoint.id);
             }
         }
@@ -245,11 +246,13 @@ impl Index {
             self.backends.insert((service, endpoint.id));
         }
         let holder = Holder::Endpoint(endpoint.id);
-        self.take(endpoint.network, endpoint.ipv4, holder);
+        for address in endpoint.addresses() {
+            self.take(endpoint.network, address, holder);
+        }
     }
 
-    /// Frees the address unless the endpoint goes on with it.
-    fn unlink_endpoint(&mut self, endpoint: Option<&Arc<Endpoint>>, keeps: Option<Ipv4Addr>) {
+    /// Frees the addresses but those that the endpoint goes on with.
+    fn unlink_endpoint(&mut self, endpoint: Option<&Arc<Endpoint>>, next: Option<&Endpoint>) {
         let Some(endpoint) = endpoint else { return };
         self.bytes = self.bytes.saturating_sub(cost::of_endpoint(endpoint));
         let attachment = &endpoint.attachment;
@@ -263,8 +266,9 @@ impl Index {
         if let Some(service) = endpoint.service {
             self.backends.remove(&(service, endpoint.id));
         }
-        if keeps != Some(endpoint.ipv4) {
-            self.free(endpoint.network, endpoint.ipv4);
+        let kept = |address| next.is_some_and(|next| next.addresses().any(|a| a == address));
+        for address in endpoint.addresses().filter(|address| !kept(*address)) {
+            self.free(endpoint.network, address);
         }
     }
 
@@ -279,7 +283,7 @@ impl Index {
                 members.services.insert(service.id);
             }
             if let Some(vip) = on.vip {
-                self.take(on.network, vip, Holder::Service(service.id));
+                self.take(on.network, vip.into(), Holder::Service(service.id));
             }
         }
     }
@@ -298,19 +302,19 @@ impl Index {
             }
             let kept = next.is_some_and(|next| next.networks.contains(on));
             if let Some(vip) = on.vip.filter(|_| !kept) {
-                self.free(on.network, vip);
+                self.free(on.network, vip.into());
             }
         }
     }
 
-    fn take(&mut self, network: NetworkId, address: Ipv4Addr, holder: Holder) {
+    fn take(&mut self, network: NetworkId, address: IpAddr, holder: Holder) {
         if let Some(members) = self.members.get_mut(&network) {
             members.addresses.insert(address, holder);
             members.pool.take(address);
         }
     }
 
-    fn free(&mut self, network: NetworkId, address: Ipv4Addr) {
+    fn free(&mut self, network: NetworkId, address: IpAddr) {
         if let Some(members) = self.members.get_mut(&network)
             && members.addresses.remove(&address).is_some()
         {
@@ -318,8 +322,14 @@ impl Index {
         }
     }
 
-    fn lower_subnet_floor(&mut self, view: &View, released: Ipv4Net) {
+    fn lower_subnet_floor(&mut self, view: &View, released: IpNet) {
         let Some(cluster) = &view.cluster else { return };
+        let IpNet::V4(released) = released else {
+            if let Some(number) = subnet::ula_number(cluster, released) {
+                self.floors.subnet6 = self.floors.subnet6.min(number);
+            }
+            return;
+        };
         for (number, pool) in cluster.pools.iter().enumerate() {
             if pool.contains(&released) || released.contains(pool) {
                 let first = Ipv4Net::new(released.network(), cluster.pool_mask_length)
@@ -338,10 +348,8 @@ impl Index {
 const FIRST_ENDPOINT: EndpointId = EndpointId::new([0; 10]);
 const LAST_ENDPOINT: EndpointId = EndpointId::new([0xff; 10]);
 
-/// The routes that a subnet can overlap: of its family, and not everything.
-pub(super) fn routes_that_count(routes: &[IpNet]) -> impl Iterator<Item = Ipv4Net> + '_ {
-    routes.iter().filter_map(|route| match route {
-        IpNet::V4(v4) if v4.prefix_len() > 0 => Some(v4.trunc()),
-        _ => None,
-    })
+/// The routes that a subnet can overlap: all but those of everything.
+pub(super) fn routes_that_count(routes: &[IpNet]) -> impl Iterator<Item = IpNet> + '_ {
+    let routes = routes.iter().filter(|route| route.prefix_len() > 0);
+    routes.map(IpNet::trunc)
 }

@@ -1,12 +1,13 @@
 //! The network that carries published ports, and the nodes' addresses on it.
 
+use std::iter;
 use std::sync::Arc;
 
 use super::pool::AddressPool;
 use super::refuse::{conflict, exhausted, in_use, invalid};
-use super::{Change, Node, Revision, State, limits, subnet};
+use super::{Change, Node, Revision, State, address, subnet};
 use crate::command::{NetworkSpec, Refusal};
-use crate::model::{Network, PublishMode, PublishedPort, Service};
+use crate::model::{IpFamily, Network, PublishMode, PublishedPort, Service};
 
 /// Name of the network that carries published ports, in a new cluster.
 pub(super) const INGRESS: &str = "ingress";
@@ -24,7 +25,13 @@ impl State {
                 self.network_name(other)
             )));
         }
+        let v6 = spec.ipv6
+            || spec
+                .subnets
+                .iter()
+                .any(|spec| spec.cidr.network().is_ipv6());
         let senseless = [
+            (v6, "IPv6", "it takes clients of IPv6 without"),
             (spec.internal, "--internal", "clients are outside"),
             (spec.multicast, "--multicast", "nothing is sent to all"),
             (
@@ -46,14 +53,6 @@ impl State {
                 spec.subnets.len()
             )));
         }
-        if let Some(mtu) = spec.mtu.filter(|mtu| *mtu < limits::INGRESS_MTU) {
-            return Err(invalid(format_args!(
-                "MTU {mtu} is too small for the network that carries published ports, which does so \
-                 over IPv6 too; {} to {} bytes are accepted",
-                limits::INGRESS_MTU,
-                limits::MTUS.end()
-            )));
-        }
         Ok(())
     }
 
@@ -64,8 +63,10 @@ impl State {
         network: &Network,
     ) -> Result<Vec<Change>, Refusal> {
         let nodes = self.view.nodes.len();
-        let room = network.subnets.iter().map(subnet::usable_addresses);
-        let room: u64 = room.map(u64::from).sum();
+        let room = network.subnets.iter();
+        let room: u64 = room
+            .map(|subnet| subnet::Room::of(network, subnet, iter::empty()).total)
+            .sum();
         if room < nodes as u64 {
             let subnets = network.subnets.iter().map(|subnet| subnet.cidr.to_string());
             return Err(exhausted(format_args!(
@@ -73,10 +74,11 @@ impl State {
                 subnets.collect::<Vec<_>>().join(", ")
             )));
         }
-        let mut pool = AddressPool::new(&network.subnets);
+        let mut pool = AddressPool::new(network);
         let enter = |node: &Arc<Node>| {
-            let ingress = pool.next();
+            let ingress = pool.next(IpFamily::V4);
             ingress.into_iter().for_each(|address| pool.take(address));
+            let ingress = ingress.and_then(address::v4);
             Change::Node(Arc::new(Node {
                 ingress,
                 revision: index,

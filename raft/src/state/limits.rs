@@ -37,6 +37,14 @@ pub const POOLS: usize = 16;
 pub const SUBNET_PREFIX_LONGEST: u8 = 29;
 /// Shortest prefix of a subnet.
 pub const SUBNET_PREFIX_SHORTEST: u8 = 8;
+/// Longest prefix of a subnet of IPv6, with as many addresses as the smallest of IPv4.
+pub const SUBNET6_PREFIX_LONGEST: u8 = 125;
+/// Shortest prefix of a subnet of IPv6.
+pub const SUBNET6_PREFIX_SHORTEST: u8 = 32;
+/// Number of the last /64 of a /48.
+pub const ULA_SUBNETS: u32 = 0xffff;
+/// Reserved addresses of one network.
+pub const AUX_ADDRESSES: usize = 64;
 /// Subnets of one network.
 pub const SUBNETS_PER_NETWORK: usize = 16;
 /// Static routes of one network.
@@ -83,9 +91,9 @@ pub const ESP_PORT: u16 = 4500;
 /// MTU of endpoints in bytes: from the least that IPv4 hosts must accept (RFC 791) to the largest
 /// datagram without VXLAN's 50 bytes.
 pub const MTUS: RangeInclusive<u32> = 576..=65_485;
-/// Least MTU in bytes of the network that carries published ports: what IPv6 needs (RFC 8200
-/// section 5).
-pub const INGRESS_MTU: u32 = 1280;
+/// Least MTU in bytes of a network that carries IPv6 (RFC 8200 section 5), as the one of published ports
+/// does.
+pub const IPV6_MTU: u32 = 1280;
 /// MTU in bytes of the device that carries a VTEP; loopback devices have the largest.
 pub const UNDERLAY_MTUS: RangeInclusive<u32> = 576..=65_536;
 /// Lifetime of node certificates in seconds: one hour to twenty years, the CA's own.

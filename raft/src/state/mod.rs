@@ -40,7 +40,7 @@ use index::{Floors, Index};
 use pool::AddressPool;
 use requests::Requests;
 
-pub use subnet::usable_addresses;
+pub use subnet::Room;
 
 /// The replicated state. Serializes into a snapshot; equal states give equal bytes.
 #[derive(Clone, Debug, Default)]

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::index::Floors;
 use super::ingress::INGRESS;
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found};
 use super::{Change, Cluster, Decision, NetworkId, Object, Revision, State};
 use super::{check, cost, limits, route, subnet};
-use crate::command::{NetworkChange, NetworkSpec, Refusal};
-use crate::model::{Driver, Network, Subnet, Vni};
+use crate::command::{NetworkChange, NetworkSpec, Refusal, SubnetSpec};
+use crate::model::{Driver, IpFamily, Network, Subnet, Vni};
 
 impl State {
     pub(super) fn create_network(
@@ -28,6 +30,7 @@ impl State {
             vni,
             subnets: self.subnets(cluster, spec, &mut floors)?,
             routes: Vec::new(),
+            aux_addresses: spec.aux_addresses.clone(),
             mtu: spec.mtu,
             internal: spec.internal,
             multicast: spec.multicast,
@@ -37,6 +40,8 @@ impl State {
             labels: spec.labels.clone(),
             revision: index,
         };
+        subnet::check_aux(&network)?;
+        check_mtu(&network)?;
         route::change(&mut network, &[], &spec.routes)?;
         let network = Arc::new(network);
         self.check_room(cost::of_network(&network))?;
@@ -53,9 +58,6 @@ impl State {
     fn check_network(&self, spec: &NetworkSpec) -> Result<(), Refusal> {
         check::dns_label("network name", &spec.name)?;
         check::labels(&spec.labels)?;
-        if let Some(mtu) = spec.mtu {
-            check::mtu(mtu)?;
-        }
         if spec.subnets.len() > limits::SUBNETS_PER_NETWORK {
             return Err(check::too_many(
                 "subnets",
@@ -64,6 +66,7 @@ impl State {
             ));
         }
         check_driver(spec)?;
+        check::aux_addresses(&spec.aux_addresses)?;
         self.check_ingress(spec)?;
         if spec.name == INGRESS && !spec.ingress {
             return Err(conflict(format_args!(
@@ -130,12 +133,25 @@ impl State {
         spec: &NetworkSpec,
         floors: &mut Floors,
     ) -> Result<Vec<Subnet>, Refusal> {
-        if !spec.subnets.is_empty() {
-            return subnet::chosen(&self.view, &self.index, &spec.subnets, spec.allow_overlap);
+        let mut subnets = subnet::chosen(
+            &self.view,
+            &self.index,
+            &[],
+            &spec.subnets,
+            spec.allow_overlap,
+        )?;
+        let has = |subnets: &[Subnet], family| subnets.iter().any(|s| s.family() == family);
+        if !has(&subnets, IpFamily::V4) && (spec.ipv6 || subnets.is_empty()) {
+            let (subnet, next) = subnet::from_pools(&self.view, cluster, &self.index)?;
+            floors.subnet = next;
+            subnets.insert(0, subnet);
         }
-        let (subnet, next) = subnet::from_pools(&self.view, cluster, &self.index)?;
-        floors.subnet = next;
-        Ok(vec![subnet])
+        if !has(&subnets, IpFamily::V6) && spec.ipv6 {
+            let (subnet, next) = subnet::from_ula(cluster, &self.index)?;
+            floors.subnet6 = next;
+            subnets.push(subnet);
+        }
+        Ok(subnets)
     }
 
     pub(super) fn update_network(
@@ -150,6 +166,20 @@ impl State {
         if network.encrypted {
             needs_tunnels(&network.driver, "--encrypted")?;
         }
+        network.multicast = change.multicast.unwrap_or(old.multicast);
+        if network.multicast {
+            needs_tunnels(&network.driver, "--multicast")?;
+        }
+        network.mtu = change.mtu.unwrap_or(old.mtu);
+        if network.ingress && network.multicast {
+            return Err(invalid(format_args!(
+                "network {} carries published ports, and nothing on it is sent to all; leave \
+                 --multicast out",
+                network.name
+            )));
+        }
+        self.grow(&mut network, &change.subnets_add)?;
+        check_mtu(&network)?;
         route::change(&mut network, &change.routes_remove, &change.routes_add)?;
         for key in &change.labels_remove {
             network.labels.remove(key);
@@ -166,6 +196,50 @@ impl State {
         let network = Arc::new(network);
         let changes = vec![Change::Network(network.clone())];
         Ok(Decision::new(Object::Network(network), changes))
+    }
+
+    /// Takes in further subnets.
+    fn grow(&self, network: &mut Network, cidrs: &[IpNet]) -> Result<(), Refusal> {
+        let count = network.subnets.len() + cidrs.len();
+        if count > limits::SUBNETS_PER_NETWORK {
+            return Err(check::too_many(
+                "subnets",
+                count,
+                limits::SUBNETS_PER_NETWORK,
+            ));
+        }
+        if let Some(cidr) = cidrs.first().filter(|_| network.ingress) {
+            return Err(invalid(format_args!(
+                "network {} carries published ports and cannot take subnet {cidr}; make it anew with \
+                 a larger --subnet",
+                network.name
+            )));
+        }
+        let specs: Vec<SubnetSpec> = (cidrs.iter())
+            .map(|cidr| SubnetSpec {
+                cidr: *cidr,
+                gateway: None,
+                range: None,
+            })
+            .collect();
+        let added = subnet::chosen(
+            &self.view,
+            &self.index,
+            &network.subnets,
+            &specs,
+            network.allow_overlap,
+        )?;
+        // Endpoints keep the addresses that they have, and would have none of it.
+        if let Some(subnet) = added.iter().find(|subnet| !network.has(subnet.family())) {
+            let family = subnet.family();
+            return Err(invalid(format_args!(
+                "network {} has no {family}, and subnet {} would give it to some endpoints only; make \
+                 another network with both",
+                network.name, subnet.cidr
+            )));
+        }
+        network.subnets.extend(added);
+        Ok(())
     }
 
     pub(super) fn remove_network(
@@ -243,4 +317,27 @@ fn needs_tunnels(driver: &Driver, flag: &str) -> Result<(), Refusal> {
              driver overlay"
         ))),
     }
+}
+
+/// What its addresses and its purpose need.
+fn check_mtu(network: &Network) -> Result<(), Refusal> {
+    let Some(mtu) = network.mtu else {
+        return Ok(());
+    };
+    check::mtu(mtu)?;
+    let why = if network.ingress {
+        "the network that carries published ports, which does so over IPv6 too"
+    } else if network.has(IpFamily::V6) {
+        "a network with IPv6"
+    } else {
+        return Ok(());
+    };
+    if mtu >= limits::IPV6_MTU {
+        return Ok(());
+    }
+    Err(invalid(format_args!(
+        "MTU {mtu} is too small for {why}; {} to {} bytes are accepted",
+        limits::IPV6_MTU,
+        limits::MTUS.end()
+    )))
 }

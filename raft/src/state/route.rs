@@ -59,12 +59,7 @@ fn check(network: &Network, route: &Route) -> Result<(), Refusal> {
             "route {route} has two versions of IP; give a next hop of the destination's"
         )));
     }
-    let subnets = || {
-        network
-            .subnets
-            .iter()
-            .map(|subnet| IpNet::from(subnet.cidr))
-    };
+    let subnets = || network.subnets.iter().map(|subnet| subnet.cidr);
     let listed = || {
         let subnets: Vec<String> = subnets().map(|subnet| subnet.to_string()).collect();
         subnets.join(", ")

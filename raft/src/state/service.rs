@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::refuse::{conflict, exhausted, in_use, invalid, not_found, outdated};
@@ -7,8 +7,8 @@ use super::{Change, Decision, NetworkId, Object, Revision, State};
 use super::{address, check, cost, limits};
 use crate::command::{Refusal, ServiceChange, ServiceSpec};
 use crate::model::{
-    Driver, EndpointMode, HealthCheck, Probe, PublishMode, PublishedPort, Service, ServiceId,
-    ServiceNetwork,
+    Driver, EndpointMode, HealthCheck, IpFamily, Probe, PublishMode, PublishedPort, Service,
+    ServiceId, ServiceNetwork,
 };
 
 impl State {
@@ -27,7 +27,7 @@ impl State {
         &self,
         index: Revision,
         spec: &ServiceSpec,
-        held: Option<(NetworkId, Ipv4Addr)>,
+        held: Option<(NetworkId, IpAddr)>,
     ) -> Result<Service, Refusal> {
         self.check_service(spec)?;
         let on = |network: &NetworkId| {
@@ -89,7 +89,7 @@ impl State {
         &self,
         mode: EndpointMode,
         network: NetworkId,
-        held: Option<Ipv4Addr>,
+        held: Option<IpAddr>,
     ) -> Result<ServiceNetwork, Refusal> {
         let network = self.known_network(network)?;
         if network.ingress {
@@ -106,7 +106,17 @@ impl State {
             )));
         }
         let vip = match (mode, self.index.members.get(&network.id)) {
-            (EndpointMode::Vip, Some(members)) => Some(address::free(network, members, held)?),
+            (EndpointMode::Vip, Some(_)) if !network.has(IpFamily::V4) => {
+                return Err(invalid(format_args!(
+                    "network {} has no IPv4, which the address of a service is of; use endpoint mode \
+                     dnsrr, or a network with both",
+                    network.name
+                )));
+            }
+            (EndpointMode::Vip, Some(members)) => {
+                let free = address::free(network, members, IpFamily::V4, held)?;
+                address::v4(free)
+            }
             (EndpointMode::Vip, None) | (EndpointMode::DnsRr, _) => None,
         };
         Ok(ServiceNetwork {

@@ -1,8 +1,9 @@
 //! Small clusters for tests of this crate.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -86,6 +87,8 @@ pub(crate) fn network_spec(number: u8, name: &str) -> NetworkSpec {
         name: name.to_owned(),
         driver: Driver::Overlay,
         subnets: Vec::new(),
+        ipv6: false,
+        aux_addresses: BTreeMap::new(),
         vni: None,
         routes: Vec::new(),
         mtu: None,
@@ -102,6 +105,7 @@ pub(crate) fn subnet(cidr: &str) -> SubnetSpec {
     SubnetSpec {
         cidr: cidr.parse().unwrap(),
         gateway: None,
+        range: None,
     }
 }
 
@@ -113,6 +117,7 @@ pub(crate) fn endpoint_spec(number: u32, network: u8, name: &str) -> EndpointSpe
         network: network_id(network),
         node: node_id(1),
         ipv4: None,
+        ipv6: None,
         mac: None,
         ifname: None,
         aliases: Vec::new(),
@@ -303,12 +308,14 @@ fn any_service_change() -> impl Strategy<Value = ServiceChange> {
 /// Ten subnets in two pools, the one with five usable addresses each and the other too.
 pub(crate) fn small_cluster() -> InitCluster {
     let mut init = init_cluster();
-    init.cluster.pools = ["10.0.0.0/26", "10.1.0.0/28"].map(net).to_vec();
+    init.cluster.pools = ["10.0.0.0/26", "10.1.0.0/28"]
+        .map(|pool| pool.parse().unwrap())
+        .to_vec();
     init.cluster.pool_mask_length = 29;
     init
 }
 
-pub(crate) fn net(cidr: &str) -> Ipv4Net {
+pub(crate) fn net(cidr: &str) -> IpNet {
     cidr.parse().unwrap()
 }
 
@@ -327,6 +334,8 @@ fn any_routes() -> impl Strategy<Value = Vec<IpNet>> {
         "10.0.0.32/28",
         "10.2.0.0/16",
         "2001:db8::/32",
+        // The third /64 of the cluster's prefix.
+        "fd09:909:909:2::/64",
     ];
     vec(
         select(routes.to_vec()).prop_map(|route| route.parse().unwrap()),
@@ -352,11 +361,30 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
         "10.3.0.0/28",
         "127.0.0.0/24",
         "10.3.0.0/30",
+        "fd00::/125",
+        "fd00::8/125",
+        "fd00::/64",
+        "fd09:909:909:1::/64",
+        "2001:db8::/48",
+        "fe80::/64",
     ];
+    let ranges = ["10.3.0.0/30", "10.3.0.4/30", "10.2.1.8/29", "fd00::4/126"];
+    let range = proptest::option::weighted(0.3, select(ranges.to_vec()).prop_map(net));
+    let chosen = (select(cidrs.to_vec()), range).prop_map(|(cidr, range)| SubnetSpec {
+        range: range.filter(|range| net(cidr).contains(range)),
+        ..subnet(cidr)
+    });
     let subnets = prop_oneof![
         4 => Just(Vec::new()),
-        1 => vec(select(cidrs.to_vec()).prop_map(subnet), 1..3),
+        2 => vec(chosen, 1..4),
     ];
+    let aux = select(&["10.3.0.3", "10.3.0.12", "fd00::3", "fd00::1"][..])
+        .prop_map(|address| (address.to_owned(), address.parse().unwrap()));
+    let aux = prop_oneof![
+        8 => Just(BTreeMap::new()),
+        1 => aux.prop_map(|aux: (String, IpAddr)| BTreeMap::from([aux])),
+    ];
+    let ipv6 = proptest::bool::weighted(0.3);
     let vni = proptest::option::weighted(0.2, 4095u32..4100);
     let name = prop_oneof![
         12 => (0u8..12).prop_map(|number| format!("n{number}")),
@@ -364,16 +392,29 @@ fn any_network_spec() -> impl Strategy<Value = NetworkSpec> {
     ];
     let ingress = proptest::bool::weighted(0.2);
     let driver = prop_oneof![6 => Just(Driver::Overlay), 1 => Just(Driver::Bridge)];
-    (0u8..12, name, subnets, vni, any::<bool>(), ingress, driver).prop_map(
-        |(id, name, subnets, vni, allow_overlap, ingress, driver)| NetworkSpec {
-            driver,
-            subnets,
-            vni: vni.and_then(Vni::new),
-            allow_overlap: allow_overlap && !ingress,
-            ingress,
-            ..network_spec(id, &name)
-        },
+    (
+        0u8..12,
+        name,
+        (subnets, aux, ipv6),
+        vni,
+        any::<bool>(),
+        ingress,
+        driver,
     )
+        .prop_map(
+            |(id, name, (subnets, aux_addresses, ipv6), vni, allow_overlap, ingress, driver)| {
+                NetworkSpec {
+                    driver,
+                    subnets,
+                    aux_addresses,
+                    ipv6: ipv6 && !ingress,
+                    vni: vni.and_then(Vni::new),
+                    allow_overlap: allow_overlap && !ingress,
+                    ingress,
+                    ..network_spec(id, &name)
+                }
+            },
+        )
 }
 
 fn any_network_change() -> impl Strategy<Value = NetworkChange> {
@@ -386,27 +427,51 @@ fn any_network_change() -> impl Strategy<Value = NetworkChange> {
             via: Ipv4Addr::new(10, 0, 0, host).into(),
         })
     };
-    let changes = (
+    let cidrs = ["10.3.0.0/29", "10.4.0.0/29", "10.4.0.8/29", "fd00:4::/125"];
+    let mtu = select(vec![
+        None,
+        Some(None),
+        Some(Some(1280)),
+        Some(Some(1400)),
+        Some(Some(600)),
+    ]);
+    (
+        any::<[Option<bool>; 2]>(),
+        mtu,
+        vec(select(cidrs.to_vec()).prop_map(net), 0..2),
+        (vec(routes(), 0..2), vec(routes(), 0..2)),
         labels,
         vec(key(), 0..2),
-        vec(routes(), 0..2),
-        vec(routes(), 0..2),
-    );
-    (any::<Option<bool>>(), changes).prop_map(
-        |(encrypted, (labels_add, labels_remove, routes_add, gone))| NetworkChange {
-            encrypted,
-            routes_add,
-            routes_remove: gone.iter().map(|route| route.destination).collect(),
-            labels_add,
-            labels_remove,
-        },
     )
+        .prop_map(
+            |(
+                [encrypted, multicast],
+                mtu,
+                subnets_add,
+                (routes_add, gone),
+                labels_add,
+                labels_remove,
+            )| NetworkChange {
+                routes_add,
+                routes_remove: gone.iter().map(|route| route.destination).collect(),
+                encrypted,
+                multicast,
+                mtu,
+                subnets_add,
+                labels_add,
+                labels_remove,
+            },
+        )
 }
 
 fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
     let address = proptest::option::weighted(
         0.2,
         (0u8..32).prop_map(|host| Ipv4Addr::new(10, 0, 0, host)),
+    );
+    let address6 = proptest::option::weighted(
+        0.05,
+        (0u16..16).prop_map(|host| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host)),
     );
     let macs = [
         [2, 0, 0, 0, 0, 1],
@@ -422,17 +487,18 @@ fn any_endpoint_spec() -> impl Strategy<Value = EndpointSpec> {
         prop_oneof![3 => Just(1), 1 => 1u8..5],
         0u8..24,
         0u64..16,
-        (address, mac, ifname),
+        (address, address6, mac, ifname),
         proptest::option::weighted(0.3, 1u8..3),
         proptest::option::weighted(0.1, any_service_spec()),
     )
         .prop_map(
-            |(id, network, node, name, inode, (ipv4, mac, ifname), service, made)| {
+            |(id, network, node, name, inode, (ipv4, ipv6, mac, ifname), service, made)| {
                 let mut spec = endpoint_spec(id, network, &format!("c{name}"));
                 spec.node = node_id(node);
                 spec.attachment.inode = inode;
                 EndpointSpec {
                     ipv4,
+                    ipv6,
                     mac,
                     ifname: ifname.map(str::to_owned),
                     service: service.filter(|_| made.is_none()).map(service_id),

@@ -154,6 +154,9 @@ fn describe(frame: &[u8], port: u16) -> Value {
         told["src"] = json!(src);
         told["dst"] = json!(dst);
     }
+    if let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport {
+        told["icmp6"] = json!(icmp.type_u8());
+    }
     if let Some(TransportSlice::Udp(udp)) = &packet.transport {
         told["dport"] = json!(udp.destination_port());
         let payload = udp.payload();

@@ -155,10 +155,11 @@ impl Cluster {
         self.address(host, &format!("{name}.{network}"))
     }
 
-    /// The IPv4 address of an endpoint.
+    /// The address of an endpoint, of IPv4 if it has one.
     pub fn address(&self, host: usize, endpoint: &str) -> Result<String> {
         let found = self.json(host, &format!("endpoint inspect {endpoint}"))?;
-        let address = found["ipv4"].as_str().context("no ipv4")?;
+        let address = found["ipv4"].as_str().or(found["ipv6"].as_str());
+        let address = address.context("no address")?;
         Ok(address.to_owned())
     }
 

@@ -194,7 +194,7 @@ fn sandbox(
         ));
     }
     for endpoint in members {
-        let (mac, address) = (&endpoint.mac, endpoint.ipv4);
+        let mac = &endpoint.mac;
         if endpoint.node == here {
             let short: String = endpoint.id.chars().take(PORT_ID).collect();
             let port = format!("wf{short}");
@@ -207,29 +207,32 @@ fn sandbox(
             let vtep = vtep_of(&endpoint.node)?;
             lines.push(format!("{id} station {mac} behind vxlan0"));
             lines.push(format!("{id} forward {mac} to {vtep} permanent"));
-            lines.push(format!(
-                "{id} neighbour {address} is {mac} PERMANENT on vxlan0"
-            ));
+            lines.extend(
+                endpoint.addresses().map(|address| {
+                    format!("{id} neighbour {address} is {mac} PERMANENT on vxlan0")
+                }),
+            );
         }
     }
     Ok(())
 }
 
 fn interface(network: &Network, endpoint: &Endpoint) -> Result<String> {
-    let subnet = network
-        .subnets
-        .iter()
-        .find(|subnet| subnet.cidr.contains(&endpoint.ipv4))
-        .with_context(|| format!("{} is in no subnet", endpoint.ipv4))?;
+    let mut addresses = Vec::new();
+    for address in endpoint.addresses() {
+        let subnet = (network.subnets.iter())
+            .find(|subnet| subnet.cidr.contains(&address))
+            .with_context(|| format!("{address} is in no subnet"))?;
+        addresses.push(format!("{address}/{}", subnet.cidr.prefix_len()));
+    }
     Ok(format!(
-        "container {} link {} veth alias weft:{} mtu {} up mac {} addresses {}/{}",
+        "container {} link {} veth alias weft:{} mtu {} up mac {} addresses {}",
         endpoint.netns,
         endpoint.ifname,
         endpoint.id,
         network.mtu,
         endpoint.mac,
-        endpoint.ipv4,
-        subnet.cidr.prefix_len()
+        addresses.join(" ")
     ))
 }
 
@@ -315,7 +318,7 @@ fn container_link(place: &str, row: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|info| info["family"] == "inet")
+        .filter(|info| info["scope"] != "link")
         .map(|info| format!("{}/{}", text(&info["local"]), info["prefixlen"]))
         .collect();
     let (shape, mac) = (shape(row), text(&row["address"]));

@@ -75,6 +75,7 @@ fn endpoint(number: usize, network: NetworkId, node: NodeId) -> Command {
         network,
         node,
         ipv4: None,
+        ipv6: None,
         mac: None,
         ifname: None,
         aliases: Vec::new(),

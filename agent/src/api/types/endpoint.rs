@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,11 +23,11 @@ pub struct Endpoint {
     pub node: String,
     /// Id of the node.
     pub node_id: String,
-    /// Held by no other endpoint of the network.
-    #[schema(value_type = String, example = "10.0.1.2")]
-    pub ipv4: Ipv4Addr,
-    /// `null` on a network without IPv6.
-    #[schema(value_type = Option<String>)]
+    /// Held by nothing else of the network; `null` on a network without IPv4.
+    #[schema(value_type = Option<String>, example = "10.0.1.2")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// As `ipv4`; `null` on a network without IPv6.
+    #[schema(value_type = Option<String>, example = "fd00::2")]
     pub ipv6: Option<Ipv6Addr>,
     /// Of the container's interface.
     #[schema(example = "02:42:0a:00:01:02")]
@@ -91,6 +91,18 @@ pub enum Kind {
 }
 
 impl Endpoint {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.ipv4.map(IpAddr::V4).into_iter();
+        v4.chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// Its addresses for people, IPv4 first.
+    pub fn address_text(&self) -> String {
+        let addresses = self.addresses().map(|address| address.to_string());
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
     /// The row with the names that `view` has for its network and node.
     pub fn from_row(
         row: &model::Endpoint,
@@ -108,7 +120,7 @@ impl Endpoint {
             node: node.unwrap_or_else(|| row.node.to_string()),
             node_id: row.node.to_string(),
             ipv4: row.ipv4,
-            ipv6: None,
+            ipv6: row.ipv6,
             mac: row.mac.to_string(),
             ifname: row.ifname.clone(),
             service: row.service.map(|id| {

@@ -47,9 +47,10 @@ pub enum EventAction {
     Changed,
     /// It is no more.
     Removed,
-    /// Something keeps services from being reached, which did not before.
+    /// Something keeps services from being reached, or a network is short of addresses, which was not so
+    /// before.
     Warning,
-    /// It does not any more.
+    /// It is not so any more.
     Cleared,
     /// Somebody else had changed what is weft's on this node, and it was put back.
     Repaired,
@@ -69,6 +70,6 @@ pub enum EventObject {
     Endpoint(Box<Endpoint>),
     /// A service.
     Service(Box<Service>),
-    /// What keeps services from being reached.
+    /// What keeps services from being reached, or of what a network is short.
     Warning(Warning),
 }

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_raft::model;
+use weft_raft::state::Room;
 
 /// An isolated layer-2 segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -21,6 +22,9 @@ pub struct Network {
     pub subnets: Vec<Subnet>,
     /// Further ways of its endpoints.
     pub routes: Vec<Route>,
+    /// Addresses that no endpoint is given, by a name for each.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
     /// MTU in bytes of endpoints.
     pub mtu: u32,
     /// Whether traffic between nodes is encrypted.
@@ -78,13 +82,16 @@ impl From<Route> for model::Route {
 pub struct Subnet {
     /// The range.
     #[schema(value_type = String, example = "10.0.1.0/24")]
-    pub cidr: Ipv4Net,
+    pub cidr: IpNet,
     /// Reserved for the way out.
     #[schema(value_type = String, example = "10.0.1.1")]
-    pub gateway: Ipv4Addr,
-    /// Addresses that endpoints hold.
+    pub gateway: IpAddr,
+    /// The part of it that addresses are assigned from; `null`: all of it.
+    #[schema(value_type = Option<String>, example = "10.0.1.128/25")]
+    pub ip_range: Option<IpNet>,
+    /// Addresses that endpoints, services and nodes hold.
     pub used: u64,
-    /// Addresses that endpoints may still be given.
+    /// Addresses that may still be assigned; 2^53 - 1 stands for more, too.
     pub free: u64,
 }
 
@@ -95,7 +102,7 @@ impl Network {
         let subnets = row
             .subnets
             .iter()
-            .map(|subnet| Subnet::from_row(subnet, row.id, view))
+            .map(|subnet| Subnet::from_row(subnet, row, view))
             .collect();
         Self {
             id: row.id.to_string(),
@@ -104,6 +111,7 @@ impl Network {
             vni: row.vni.map(model::Vni::get),
             subnets,
             routes: row.routes.iter().map(Route::from).collect(),
+            aux_addresses: row.aux_addresses.clone(),
             mtu,
             encrypted: row.encrypted,
             internal: row.internal,
@@ -118,21 +126,15 @@ impl Network {
     }
 }
 
-/// Network address, gateway and broadcast address are given to no endpoint.
-const RESERVED_ADDRESSES: u64 = 3;
-
 impl Subnet {
-    fn from_row(row: &model::Subnet, network: model::NetworkId, view: &model::View) -> Self {
-        let used = view
-            .held_addresses(network)
-            .filter(|address| row.cidr.contains(address))
-            .count() as u64;
-        let usable = (1u64 << (32 - row.cidr.prefix_len())).saturating_sub(RESERVED_ADDRESSES);
+    fn from_row(row: &model::Subnet, network: &model::Network, view: &model::View) -> Self {
+        let room = Room::of(network, row, view.held_addresses(network.id));
         Self {
             cidr: row.cidr,
             gateway: row.gateway,
-            used,
-            free: usable.saturating_sub(used),
+            ip_range: row.range,
+            used: room.used,
+            free: room.free,
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -70,12 +70,22 @@ pub struct NetworkCreateRequest {
     pub name: String,
     /// `overlay`, also without it, or `bridge`.
     pub driver: Option<String>,
-    /// Without any: the next one from the cluster's pools.
+    /// Without any of IPv4: the next one from the cluster's pools, unless all are of IPv6 and `ipv6` is not
+    /// set.
     #[schema(value_type = Vec<String>)]
-    pub subnets: Vec<Ipv4Net>,
+    pub subnets: Vec<IpNet>,
     /// Each inside one of `subnets`; a subnet without one gets its first address.
     #[schema(value_type = Vec<String>)]
-    pub gateways: Vec<Ipv4Addr>,
+    pub gateways: Vec<IpAddr>,
+    /// Parts of `subnets`, one of each at most, that addresses are assigned from.
+    #[schema(value_type = Vec<String>)]
+    pub ip_ranges: Vec<IpNet>,
+    /// Addresses of `subnets` that no endpoint is given, by a name for each.
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub aux_addresses: BTreeMap<String, IpAddr>,
+    /// Its endpoints have addresses of IPv4 and of IPv6. Without a subnet of IPv6: a /64 of the cluster's
+    /// own.
+    pub ipv6: bool,
     /// No route out and no foreign names.
     pub internal: bool,
     /// Further ways of its endpoints.
@@ -110,6 +120,13 @@ pub struct NetworkUpdateRequest {
     /// Destinations of routes to remove, before any is added.
     #[schema(value_type = Vec<String>)]
     pub routes_rm: Vec<IpNet>,
+    /// See [`NetworkCreateRequest::multicast`].
+    pub multicast: Option<bool>,
+    /// New MTU in bytes of endpoints; 0 to derive it from the underlay.
+    pub mtu: Option<u32>,
+    /// Further subnets, of a version of IP that it has. Endpoints keep their addresses.
+    #[schema(value_type = Vec<String>)]
+    pub subnets_add: Vec<IpNet>,
     /// Labels to set.
     pub labels_add: BTreeMap<String, String>,
     /// Labels to remove, before any is set.
@@ -136,7 +153,11 @@ pub struct AttachRequest {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub ip: Option<Ipv4Addr>,
-    /// Wanted MAC address; derived from the IPv4 address without it.
+    /// Wanted address of IPv6; the next free one without it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub ip6: Option<Ipv6Addr>,
+    /// Wanted MAC address; derived from the address without it.
     #[serde(default, with = "super::text")]
     #[schema(value_type = Option<String>)]
     pub mac: Option<MacAddr>,
@@ -197,6 +218,7 @@ impl AttachRequest {
             netns: None,
             name: None,
             ip: None,
+            ip6: None,
             mac: None,
             ifname: None,
             aliases: Vec::new(),

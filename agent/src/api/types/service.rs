@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::iter::Sum;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use clap::ValueEnum;
@@ -76,9 +76,12 @@ pub struct ServiceEndpoint {
     pub network: String,
     /// Name of its node.
     pub node: String,
-    /// Its address.
-    #[schema(value_type = String, example = "10.0.1.3")]
-    pub ipv4: Ipv4Addr,
+    /// Its address; `null` on a network without IPv4.
+    #[schema(value_type = Option<String>, example = "10.0.1.3")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// As `ipv4`; `null` on a network without IPv6.
+    #[schema(value_type = Option<String>, example = "fd00::3")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Share of new flows beside the others'; 0 takes none.
     pub weight: u16,
     /// Whether it takes new flows.
@@ -270,6 +273,13 @@ impl ServiceNetwork {
 }
 
 impl ServiceEndpoint {
+    /// Its addresses for people, IPv4 first.
+    pub fn address_text(&self) -> String {
+        let v4 = self.ipv4.map(|v4| v4.to_string());
+        let v6 = self.ipv6.map(|v6| v6.to_string());
+        v4.into_iter().chain(v6).collect::<Vec<_>>().join(",")
+    }
+
     fn from_row(
         row: &model::Endpoint,
         view: &model::View,
@@ -283,6 +293,7 @@ impl ServiceEndpoint {
             network: network.unwrap_or_else(|| row.network.to_string()),
             node: node.unwrap_or_else(|| row.node.to_string()),
             ipv4: row.ipv4,
+            ipv6: row.ipv6,
             weight: row.weight,
             state: BackendState::of(row, view),
             connections: numbers.as_ref().ok().map(|numbers| numbers.connections),

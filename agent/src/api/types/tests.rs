@@ -35,10 +35,10 @@ fn a_network_is_written_with_the_documented_names() {
         json!({
             "id": "bbbbbbbbbbbbbbbb", "name": "web", "driver": "overlay", "vni": 4097,
             "subnets": [
-                {"cidr": "10.0.1.0/24", "gateway": "10.0.1.1", "used": 1, "free": 252}
+                {"cidr": "10.0.1.0/24", "gateway": "10.0.1.1", "ip_range": null, "used": 1, "free": 252}
             ],
             "routes": [{"destination": "172.16.0.0/12", "via": "10.0.1.9"}],
-            "mtu": 1450, "encrypted": false, "internal": false, "multicast": false,
+            "aux_addresses": {}, "mtu": 1450, "encrypted": false, "internal": false, "multicast": false,
             "ingress": false, "allow_overlap": false, "labels": {}, "error": null,
             "warnings": ["MTU 1450 does not fit"], "revision": 8,
         }),
@@ -85,7 +85,7 @@ fn a_service_is_written_with_the_documented_names() {
             },
             "endpoints": [{
                 "id": "cccccccccccccccc", "name": "api", "network": "web", "node": "h1",
-                "ipv4": "10.0.1.2", "weight": 1, "state": "ready", "connections": 7,
+                "ipv4": "10.0.1.2", "ipv6": null, "weight": 1, "state": "ready", "connections": 7,
                 "totals": totals, "numbers_error": null,
             }],
             "connections": 7, "totals": totals,

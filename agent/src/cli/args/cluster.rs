@@ -123,7 +123,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "PORT", value_parser = value::data_path_port)]
     pub data_path_port: Option<u16>,
     /// Range that subnets are assigned from; may be repeated [default: 10.0.0.0/8]
-    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    #[arg(long, value_name = "CIDR", value_parser = value::pool)]
     pub default_addr_pool: Vec<Ipv4Net>,
     /// Prefix length of assigned subnets, at most 29 [default: 24]
     #[arg(long, value_name = "N", value_parser = value::pool_mask_length)]

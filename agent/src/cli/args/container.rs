@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -26,7 +26,10 @@ pub struct AttachArgs {
     /// Wanted address [default: the next free one]
     #[arg(long, value_name = "ADDRESS", value_parser = value::ipv4)]
     pub ip: Option<Ipv4Addr>,
-    /// Wanted MAC address [default: 02:42: and the address]
+    /// Wanted address of IPv6 [default: the next free one]
+    #[arg(long, value_name = "ADDRESS", value_parser = value::ipv6)]
+    pub ip6: Option<Ipv6Addr>,
+    /// Wanted MAC address [default: 02:42: and the IPv4 address]
     #[arg(long, value_name = "MAC", value_parser = value::mac)]
     pub mac: Option<MacAddr>,
     /// Wanted interface name [default: the first free of eth0, eth1, ..]
@@ -138,6 +141,9 @@ pub struct RunArgs {
     /// Wanted address in the first network [default: the next free one]
     #[arg(long, value_name = "ADDRESS", value_parser = value::ipv4)]
     pub ip: Option<Ipv4Addr>,
+    /// Wanted address of IPv6 in the first network [default: a free one]
+    #[arg(long, value_name = "ADDRESS", value_parser = value::ipv6)]
+    pub ip6: Option<Ipv6Addr>,
     /// Wanted MAC address in the first network [default: from the address]
     #[arg(long, value_name = "MAC", value_parser = value::mac)]
     pub mac: Option<MacAddr>,

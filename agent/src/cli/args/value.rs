@@ -1,6 +1,6 @@
 //! Values that can be judged without asking the agent. Each error says what is accepted.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -66,7 +66,40 @@ pub(super) fn ipv4(text: &str) -> Result<Ipv4Addr, String> {
         .map_err(|_| "not an IPv4 address; write it like 10.0.1.5".to_owned())
 }
 
-pub(super) fn subnet(text: &str) -> Result<Ipv4Net, String> {
+pub(super) fn ipv6(text: &str) -> Result<Ipv6Addr, String> {
+    text.parse()
+        .map_err(|_| "not an IPv6 address; write it like fd00::5".to_owned())
+}
+
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| "not an IP address; write it like 10.0.1.5 or fd00::5".to_owned())
+}
+
+pub(super) fn aux_address(text: &str) -> Result<(String, IpAddr), String> {
+    let refused = "not an auxiliary address; write it NAME=ADDRESS, like router=10.0.1.5";
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() => {
+            let address = address.parse().map_err(|_| refused.to_owned())?;
+            Ok((name.to_owned(), address))
+        }
+        _ => Err(refused.to_owned()),
+    }
+}
+
+/// Of either version of IP.
+pub(super) fn subnet(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text
+        .parse()
+        .map_err(|_| "not a subnet; write it like 10.0.1.0/24 or fd00:0:0:1::/64".to_owned())?;
+    if net.trunc() == net {
+        Ok(net)
+    } else {
+        Err(format!("host bits are set; did you mean {}?", net.trunc()))
+    }
+}
+
+pub(super) fn pool(text: &str) -> Result<Ipv4Net, String> {
     let net: Ipv4Net = text
         .parse()
         .map_err(|_| "not an IPv4 subnet; write it like 10.0.1.0/24".to_owned())?;
@@ -100,6 +133,14 @@ pub(super) fn vni(text: &str) -> Result<u32, String> {
 
 pub(super) fn mtu(text: &str) -> Result<u32, String> {
     number(text, 576, 65_485)
+}
+
+/// 0 stands for `auto`.
+pub(super) fn mtu_or_auto(text: &str) -> Result<u32, String> {
+    match text {
+        "auto" => Ok(0),
+        _ => mtu(text).map_err(|error| format!("{error}, nor auto")),
+    }
 }
 
 pub(super) fn data_path_port(text: &str) -> Result<u16, String> {

@@ -72,6 +72,11 @@ fn every_verb_of_the_contract_is_understood() {
         "endpoint update api.web --weight 0",
         "attach web --pid 7 --service front --weight 65535",
         "run --network web --service front --weight 2 -- sleep 9",
+        "network create dual --ipv6 --subnet 10.9.0.0/24 --subnet fd00:9::/64",
+        "network create lan --subnet 10.9.0.0/24 --ip-range 10.9.0.0/28 --aux-address nas=10.9.0.5",
+        "network update lan --subnet-add fd00:9::/64 --mtu auto --multicast true",
+        "attach web --pid 7 --ip6 fd00::1",
+        "run --network web --ip6 fd00::1 -- sleep 9",
         "service create front --network web",
         "service create front --network web --network db --publish 8080:80 --publish 53:53/udp",
         "service create front --network web -p 8080-8081:80-81 --endpoint-mode dnsrr",
@@ -354,9 +359,7 @@ fn what_later_versions_bring_is_named_as_such() {
         ("doctor", "'weft doctor'"),
         ("node promote h1", "'weft node promote'"),
         ("network prune", "'weft network prune'"),
-        ("network create web --ipv6", "'--ipv6'"),
         ("network create web --opt a=b", "'--opt'"),
-        ("attach web --pid 7 --ip6 fd00::1", "'--ip6'"),
         ("init --autolock", "'--autolock'"),
     ] {
         let refusal = refusal(line);
@@ -386,9 +389,7 @@ fn what_later_versions_bring_is_not_offered() {
             "--autolock",
             "--force-new-cluster",
             "macvlan",
-            "--ipv6",
-            "--ip-range",
-            "--aux-address",
+            "--opt",
             "doctor",
         ] {
             assert!(!help.contains(later), "{line} offers {later}");

@@ -18,6 +18,7 @@ pub(super) async fn attach(
         network: args.network,
         name: args.name,
         ip: args.ip,
+        ip6: args.ip6,
         mac: args.mac,
         ifname: args.ifname,
         aliases: args.alias,
@@ -33,7 +34,8 @@ pub(super) async fn attach(
     } else if args.read.format == Format::Json {
         read::json(&endpoint, out)?;
     } else {
-        writeln!(out, "{} {} {}", endpoint.id, endpoint.name, endpoint.ipv4)?;
+        let addresses = endpoint.address_text();
+        writeln!(out, "{} {} {addresses}", endpoint.id, endpoint.name)?;
     }
     Ok(())
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use super::read;
@@ -18,12 +19,23 @@ pub(super) async fn create(
             )));
         }
     }
+    let mut aux_addresses = BTreeMap::new();
+    for (name, address) in args.aux_address {
+        if aux_addresses.insert(name.clone(), address).is_some() {
+            return Err(CliError::usage(format!(
+                "--aux-address {name} is given twice; give each a name of its own"
+            )));
+        }
+    }
     let request = NetworkCreateRequest {
         name: args.name,
         driver: Some(args.driver),
         subnets: args.subnet,
         gateways: args.gateway,
         routes: args.route,
+        ip_ranges: args.ip_range,
+        aux_addresses,
+        ipv6: args.ipv6,
         internal: args.internal,
         mtu: args.mtu,
         vni: args.vni,
@@ -48,6 +60,9 @@ pub(super) async fn update(
         encrypted: args.encrypted,
         routes_add: args.route_add,
         routes_rm: args.route_rm,
+        multicast: args.multicast,
+        mtu: args.mtu,
+        subnets_add: args.subnet_add,
         labels_add: args.label_add.into_iter().collect(),
         labels_rm: args.label_rm,
     };

@@ -154,7 +154,7 @@ impl Listed for Endpoint {
             self.network.clone(),
             self.service.clone().unwrap_or_default(),
             self.node.clone(),
-            self.ipv4.to_string(),
+            self.address_text(),
             self.ifname.clone(),
             self.state.to_string(),
         ]

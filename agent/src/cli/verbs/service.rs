@@ -187,7 +187,7 @@ fn endpoints(service: &Service) -> Table {
             endpoint.name.clone(),
             endpoint.network.clone(),
             endpoint.node.clone(),
-            endpoint.ipv4.to_string(),
+            endpoint.address_text(),
             endpoint.weight.to_string(),
             endpoint.state.to_string(),
         ]);

@@ -84,7 +84,9 @@ fn sentence(event: &Event) -> String {
             let notice = notice.map_or_else(String::new, |notice| format!("; {notice}"));
             let detail = format!(
                 ": {} at {} on {}{member}{notice}",
-                endpoint.state, endpoint.ipv4, endpoint.node
+                endpoint.state,
+                endpoint.address_text(),
+                endpoint.node
             );
             (format!("{}.{}", endpoint.name, endpoint.network), detail)
         }

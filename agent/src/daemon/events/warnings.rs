@@ -8,6 +8,7 @@ use weft_raft::model::{Change, Node, NodeId, Revision, View};
 
 use crate::api::lookup;
 use crate::api::types::{Event, EventAction, EventObject, EventType, Warning, nobody_has};
+use crate::translate;
 
 pub(super) fn of_change(before: &View, revision: Revision, change: &Change) -> Vec<Event> {
     match change {
@@ -23,6 +24,26 @@ pub(super) fn of_change(before: &View, revision: Revision, change: &Change) -> V
         }
         _ => Vec::new(),
     }
+}
+
+/// Networks that came to be short of addresses, or are not any more.
+pub(super) fn shortages(before: &View, revision: Revision, changes: &[Change]) -> Vec<Event> {
+    let news = translate::shortage_news(before, changes).into_iter();
+    news.map(|(id, is_short, message)| Event {
+        revision,
+        object_type: EventType::Network,
+        action: match is_short {
+            true => EventAction::Warning,
+            false => EventAction::Cleared,
+        },
+        id: id.to_string(),
+        name: before.networks.get(&id).map(|row| row.name.clone()),
+        object: Some(EventObject::Warning(Warning {
+            node: None,
+            message,
+        })),
+    })
+    .collect()
 }
 
 /// A node's own notices and narrow paths that it had not before, or has no longer.

@@ -42,12 +42,14 @@ fn places(
     let mut places: BTreeMap<Identity, Inbound> = BTreeMap::new();
     for row in local().filter(|row| is_tracked(view, row) && wanted(row)) {
         let found = places.entry(place(row)).or_default();
-        found.backends.insert(row.id, row.ipv4.into());
+        found
+            .backends
+            .extend(row.ipv4.map(|v4| (row.id, v4.into())));
     }
     for row in local() {
         if let Some(found) = places.get_mut(&place(row)) {
             found.netns.insert(translate::netns(&row.attachment));
-            found.own.insert(row.ipv4.into());
+            found.own.extend(row.addresses());
         }
     }
     places

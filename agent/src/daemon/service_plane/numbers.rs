@@ -73,10 +73,7 @@ fn read(counted: &Counted) -> Result<BTreeMap<EndpointId, BackendNumbers>, Unope
     if found.is_empty() {
         return Ok(found);
     }
-    let is_own = |address: IpAddr| match address {
-        IpAddr::V4(address) => counted.own.contains(&address),
-        IpAddr::V6(_) => false,
-    };
+    let is_own = |address: IpAddr| counted.own.contains(&address);
     each_begun_by_others(&namespace, is_own, |flow| {
         let to = flow.original.destination.address;
         for id in counted.backends_at(to, target(flow)) {

@@ -298,7 +298,7 @@ impl PublishedPorts {
             .map(|row| row.host_routes.as_slice())
             .unwrap_or_default();
         let subnets = view.networks.values().flat_map(|network| &network.subnets);
-        let taken: Vec<IpNet> = subnets.map(|subnet| subnet.cidr.into()).collect();
+        let taken: Vec<IpNet> = subnets.map(|subnet| subnet.cidr).collect();
         let observed = match self.subnet4 {
             Some(known) => Some(known),
             None => host::facts()

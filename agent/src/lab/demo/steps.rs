@@ -1,5 +1,6 @@
 //! The steps of the demo and their checks.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -176,14 +177,11 @@ fn containers(hosts: &[Host], network: &Network) -> Checked<Vec<Endpoint>> {
             format!("{name} has MAC {}, not {wanted}", found.mac)
         })?;
         let Endpoint {
-            node,
-            ipv4,
-            mac,
-            ifname,
-            ..
+            node, mac, ifname, ..
         } = &found;
         text.push_str(&format!(
-            "\n{name:<4} on {node:<4} {ipv4:<15} {mac}  {ifname}"
+            "\n{name:<4} on {node:<4} {:<15} {mac}  {ifname}",
+            found.address_text()
         ));
         endpoints.push(found);
     }
@@ -200,7 +198,7 @@ fn matrix(hosts: &[Host], endpoints: &[Endpoint]) -> Checked<()> {
     for (host, from) in hosts.iter().zip(shown) {
         text.push_str(&format!("\n{:<5}", from.name));
         for to in shown {
-            let spec = PingSpec::once(to.ipv4).times(MATRIX_PINGS, MATRIX_INTERVAL_US);
+            let spec = PingSpec::once(ip(to)).times(MATRIX_PINGS, MATRIX_INTERVAL_US);
             let report = host.ping(Some(&from.name), &spec)?;
             pairs += 1;
             lost += report.lost;
@@ -228,12 +226,7 @@ fn largest_packet(host: &Host, endpoints: &[Endpoint], network: &Network) -> Che
     check(network.mtu == u32::from(wanted), || {
         format!("the MTU is {}", network.mtu)
     })?;
-    let send = |size| {
-        host.ping(
-            Some(&from.name),
-            &PingSpec::once(to.ipv4).unfragmented(size),
-        )
-    };
+    let send = |size| host.ping(Some(&from.name), &PingSpec::once(ip(to)).unfragmented(size));
     let fits = send(wanted)?;
     check(fits.lost == 0, || {
         format!("{wanted} bytes do not pass: {:?}", fits.refusal)
@@ -347,7 +340,13 @@ pub(super) fn check_unharmed(report: &PingReport) -> Result<(), LabError> {
 }
 
 pub(super) fn endless(to: &Endpoint) -> PingSpec {
-    PingSpec::once(to.ipv4).endless(ENDLESS_INTERVAL_US)
+    PingSpec::once(ip(to)).endless(ENDLESS_INTERVAL_US)
+}
+
+/// The address of an endpoint, of IPv4 if it has one.
+pub(super) fn ip(endpoint: &Endpoint) -> IpAddr {
+    let mut addresses = endpoint.addresses();
+    addresses.next().unwrap_or(Ipv4Addr::UNSPECIFIED.into())
 }
 
 fn container(index: usize) -> String {
@@ -356,12 +355,12 @@ fn container(index: usize) -> String {
 
 /// `02:42:` and the address.
 fn mac_of(endpoint: &Endpoint) -> String {
-    let [a, b, c, d] = endpoint.ipv4.octets();
+    let [a, b, c, d] = endpoint.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
     format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 fn address(endpoints: &[Endpoint], index: usize) -> Option<String> {
-    Some(endpoints.get(index)?.ipv4.to_string())
+    Some(endpoints.get(index)?.address_text())
 }
 
 pub(super) fn pair(endpoints: &[Endpoint]) -> Result<(&Endpoint, &Endpoint), LabError> {

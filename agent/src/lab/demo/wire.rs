@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::page::listed;
-use super::steps::{Checked, POLL, RETURN_LIMIT, check, check_unharmed, endless, failed, read};
+use super::steps::{Checked, POLL, RETURN_LIMIT, check, check_unharmed, endless, failed, ip, read};
 use crate::{
     api::types::{Endpoint, ProtectedPeer, ProtectionState, Status},
     lab::{Host, LabError, PingSpec, PullSpec},
@@ -115,11 +115,11 @@ impl Pair<'_> {
         let ([here, there], [from, to]) = (self.hosts, self.ends);
         let pings = PingSpec {
             size: PING_LENGTH,
-            ..PingSpec::once(to.ipv4).times(PINGS, 1000)
+            ..PingSpec::once(ip(to)).times(PINGS, 1000)
         };
         check_unharmed(&here.ping(Some(&from.name), &pings)?)?;
         let spec = PullSpec {
-            from: SocketAddr::new(backend(there)?.ipv4.into(), TARGET),
+            from: SocketAddr::new(ip(&backend(there)?), TARGET),
             bytes: TRANSFER,
         };
         let pulled = here.pull(Some(&from.name), &spec)?;

@@ -21,7 +21,7 @@ pub(crate) struct Counted {
     /// Ways to its namespace.
     pub(crate) netns: BTreeSet<NetnsRef>,
     /// Addresses of all its endpoints.
-    pub(crate) own: BTreeSet<Ipv4Addr>,
+    pub(crate) own: BTreeSet<IpAddr>,
     /// Its endpoints that are backends, by address. Networks may overlap.
     pub(crate) addresses: BTreeMap<Ipv4Addr, BTreeSet<EndpointId>>,
     /// Its backends behind published ports, by the port that these lead to. A container that is in a
@@ -65,8 +65,10 @@ fn of_rows(view: &View, rows: &[&Endpoint]) -> BTreeMap<Identity, Counted> {
         };
         let place = identity(&row.attachment);
         let counted = found.entry(place).or_default();
-        let named = counted.addresses.entry(row.ipv4).or_default();
-        named.insert(row.id);
+        if let Some(address) = row.ipv4 {
+            let named = counted.addresses.entry(address).or_default();
+            named.insert(row.id);
+        }
         if !seen.insert((place, service.id)) {
             continue;
         }
@@ -78,7 +80,7 @@ fn of_rows(view: &View, rows: &[&Endpoint]) -> BTreeMap<Identity, Counted> {
     for row in rows {
         if let Some(counted) = found.get_mut(&identity(&row.attachment)) {
             counted.netns.insert(netns(&row.attachment));
-            counted.own.insert(row.ipv4);
+            counted.own.extend(row.addresses());
         }
     }
     found
@@ -124,7 +126,7 @@ impl Counted {
         target: Option<Target>,
     ) -> impl Iterator<Item = EndpointId> {
         let ids = match address {
-            IpAddr::V4(own) if self.own.contains(&own) => self.addresses.get(&own),
+            IpAddr::V4(own) if self.own.contains(&address) => self.addresses.get(&own),
             // By the leg.
             _ => target.and_then(|target| self.ports.get(&target)),
         };
@@ -231,7 +233,7 @@ mod tests {
         let found = &counted(&known.view, &known.index, HERE)[&place(2)];
         let at = |address: IpAddr, target| found.backends_at(address, target).collect::<Vec<_>>();
         let [first, second] = [2, 3].map(|number| EndpointId::new([number; 10]));
-        let address = |id| IpAddr::from(known.view.endpoints[&id].ipv4);
+        let address = |id| IpAddr::from(known.view.endpoints[&id].ipv4.unwrap());
         assert_eq!(at(address(first), Some(port(80))), [first]);
         assert_eq!(at(address(second), None), [second]);
         for leg in ["172.31.0.2", "fd77:6566:7400::2"] {

@@ -230,7 +230,8 @@ impl ServiceIndex {
 
     fn depart(&self, row: &Endpoint, dirty: &mut ServicesDirty) {
         let vips = self.vips_of_member(row);
-        dirty.departed.extend(vips.map(|vip| (vip, row.ipv4)));
+        let departed = vips.filter_map(|vip| Some((vip, row.ipv4?)));
+        dirty.departed.extend(departed);
     }
 
     /// The service addresses that lead to an endpoint, or would if it took traffic.

@@ -112,7 +112,7 @@ pub(crate) fn container_members(
             let rows = ids.into_iter().flatten();
             let rows = rows.filter_map(|id| view.endpoints.get(&id));
             let here = rows.filter(|row| row.network == *network);
-            let addresses = here.map(|row| IpAddr::V4(row.ipv4));
+            let addresses = here.filter_map(|row| row.ipv4.map(IpAddr::V4));
             members.entry(key(vip)).or_default().extend(addresses);
         }
     }
@@ -151,7 +151,8 @@ pub(crate) fn on_down_nodes(
     for node in down.filter(|node| node.status == NodeStatus::Down) {
         for row in index.endpoints_on(node.id) {
             for vip in index.vips_of_member(row) {
-                let backend = (key(vip), backend(row.ipv4));
+                let Some(address) = row.ipv4 else { continue };
+                let backend = (key(vip), backend(address));
                 found.entry(row.network).or_default().insert(backend);
             }
         }
@@ -186,7 +187,7 @@ fn service_at(view: &View, index: &ServiceIndex, vip: Vip) -> Option<lb::Service
         .filter(|row| row.network == network)
         .filter_map(|row| {
             let node = view.nodes.get(&row.node)?;
-            Some((backend(row.ipv4), weight(row, node)?))
+            Some((backend(row.ipv4?), weight(row, node)?))
         })
         .collect();
     Some(lb::Service {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_lb::ingress::IngressSpec;
 use weft_lb::relay::RelaySpec;
 use weft_lb::spec::{self as lb, Address, Backend, Family, Ports, ServiceKey, Spec};
@@ -182,7 +182,7 @@ pub(crate) fn mesh_sandbox(view: &View, local: NodeId, host: &NetnsRef) -> Optio
         ifname: MESH_IF.to_owned(),
         mac: mac(MacAddr::from_ipv4(address)),
         addresses: vec![
-            with_prefix(network, address),
+            with_prefix(network, address.into()),
             Ipv6Net::new(mesh6(address), MESH6.prefix_len())
                 .ok()?
                 .into(),
@@ -530,8 +530,10 @@ fn others(view: &View, local: NodeId) -> impl Iterator<Item = &Node> {
 /// The number of a node in marks: the place of its address in the subnet, which stays as long as the
 /// address. `None` where it does not fit: such a node cannot pass connections on.
 fn number(network: &Network, address: Ipv4Addr) -> Option<u16> {
-    let subnet = { network.subnets.iter() }.find(|subnet| subnet.cidr.contains(&address))?;
-    let place = u32::from(address) - u32::from(subnet.cidr.network());
+    let IpNet::V4(subnet) = network.subnet_of(address.into())?.cidr else {
+        return None;
+    };
+    let place = u32::from(address) - u32::from(subnet.network());
     u16::try_from(place)
         .ok()
         .filter(|place| (1..=NODE_MAX).contains(place))

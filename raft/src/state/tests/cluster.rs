@@ -1,9 +1,11 @@
+use std::net::IpAddr;
+
 use super::*;
 use crate::model::{Role, Vni};
 
 fn with_pools(pools: &[&str], mask: u8) -> Command {
     let mut init = init_cluster();
-    init.cluster.pools = pools.iter().copied().map(net).collect();
+    init.cluster.pools = pools.iter().map(|pool| pool.parse().unwrap()).collect();
     init.cluster.pool_mask_length = mask;
     Command::Init(Box::new(init))
 }
@@ -20,10 +22,10 @@ fn a_fresh_cluster_has_the_numbers_that_users_know() {
     let web = pair.network(network_spec(1, "web"));
     assert_eq!(web.vni.map(Vni::get), Some(4097));
     assert_eq!(web.subnets[0].cidr, net("10.0.1.0/24"));
-    assert_eq!(web.subnets[0].gateway.octets(), [10, 0, 1, 1]);
+    assert_eq!(web.subnets[0].gateway, IpAddr::from([10, 0, 1, 1]));
 
     let first = pair.endpoint(endpoint_spec(1, 1, "db"));
-    assert_eq!(first.ipv4.octets(), [10, 0, 1, 2]);
+    assert_eq!(first.ipv4.unwrap().octets(), [10, 0, 1, 2]);
     assert_eq!(first.mac.to_string(), "02:42:0a:00:01:02");
     assert_eq!(first.ifname, "eth0");
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::model::{EndpointKind, MacAddr};
+use std::net::IpAddr;
+
+use crate::model::{EndpointKind, MacAddr, Subnet};
 use crate::state::subnet::accepted_range;
 
 fn create(spec: EndpointSpec) -> Command {
@@ -30,7 +32,7 @@ fn freed_addresses_come_after_never_used_ones_oldest_first() {
         numbers
             .map(|number| {
                 let spec = endpoint_spec(number, 1, &format!("c{number}"));
-                pair.endpoint(spec).ipv4.octets()[3]
+                pair.endpoint(spec).ipv4.unwrap().octets()[3]
             })
             .collect()
     };
@@ -45,8 +47,8 @@ fn freed_addresses_come_after_never_used_ones_oldest_first() {
         pair.refused(create(endpoint_spec(8, 1, "c8"))),
         (
             RefusalKind::Exhausted,
-            "network web has no free address: 5 of 5 are used; detach endpoints, remove services, or \
-             create a network with a larger --subnet"
+            "network web has no free IPv4 address: 5 of 5 are used; detach endpoints, remove \
+             services, or give it more with `weft network update --subnet-add CIDR web`"
                 .to_owned()
         )
     );
@@ -97,17 +99,18 @@ fn an_address_that_cannot_be_given_is_refused_with_what_can() {
 
 #[test]
 fn the_accepted_range_leaves_out_the_gateway_wherever_it_is() {
+    let web = small_network().state.view().networks[&network_id(1)].clone();
     for (gateway, range) in [
         (1, "10.0.1.2 to 10.0.1.6"),
         (3, "10.0.1.1 to 10.0.1.6 except 10.0.1.3"),
         (6, "10.0.1.1 to 10.0.1.5"),
     ] {
-        let subnet = crate::model::Subnet {
-            cidr: net("10.0.1.0/29"),
-            gateway: [10, 0, 1, gateway].into(),
+        let subnet = Subnet {
+            gateway: IpAddr::from([10, 0, 1, gateway]),
+            ..web.subnets[0].clone()
         };
         assert_eq!(accepted_range(&subnet), range);
-        assert_eq!(usable_addresses(&subnet), 5);
+        assert_eq!(Room::of(&web, &subnet, std::iter::empty()).total, 5);
     }
 }
 
@@ -324,7 +327,7 @@ fn a_hundred_thousand_endpoints_are_assigned_and_restored() {
         panic!("not an endpoint")
     };
     assert_eq!(
-        u32::from(endpoint.ipv4),
+        u32::from(endpoint.ipv4.unwrap()),
         u32::from_be_bytes([172, 16, 0, 2]) + COUNT
     );
 }

@@ -46,7 +46,7 @@ fn dnsrr_gives_the_addresses_back_and_vip_assigns_others() {
     assert_eq!(vips(&pair), ["none", "none"]);
     assert_eq!(shop(&pair).unwrap().mode, EndpointMode::DnsRr);
     let next = pair.endpoint(endpoint_spec(1, 1, "c1"));
-    assert_eq!(next.ipv4.octets(), [10, 0, 1, 3]);
+    assert_eq!(next.ipv4.unwrap().octets(), [10, 0, 1, 3]);
     pair.done(to(1, EndpointMode::Vip));
     assert_eq!(vips(&pair), ["10.0.1.4", "10.0.2.3"]);
     // As it is.
@@ -107,7 +107,7 @@ fn without_a_free_address_a_service_stays_dnsrr() {
     }
     let (kind, message) = pair.refused(to(1, EndpointMode::Vip));
     assert_eq!(kind, RefusalKind::Exhausted);
-    assert!(message.starts_with("network web has no free address: 5 of 5 are used"));
+    assert!(message.starts_with("network web has no free IPv4 address: 5 of 5 are used"));
     assert_eq!(vips(&pair), ["none", "none"]);
     pair.done(Command::RemoveEndpoint { id: endpoint_id(3) });
     pair.done(to(1, EndpointMode::Vip));
@@ -144,7 +144,7 @@ fn a_service_made_with_an_endpoint_goes_with_its_last_one() {
     let mut pair = cluster();
     let made = pair.endpoint(first(1, &[port(8080, 80), port(0, 81)]));
     assert_eq!(made.service, Some(service_id(1)));
-    assert_eq!(made.ipv4.octets(), [10, 0, 1, 3]);
+    assert_eq!(made.ipv4.unwrap().octets(), [10, 0, 1, 3]);
     let service = shop(&pair).unwrap();
     assert!(service.ends_with_endpoints);
     assert_eq!(service.ports[1].published, 30_000);
@@ -203,7 +203,7 @@ fn a_wanted_address_is_the_endpoints_and_the_service_gets_the_next() {
         ipv4: Some([10, 0, 1, 2].into()),
         ..first(1, &[])
     };
-    assert_eq!(pair.endpoint(spec).ipv4.octets(), [10, 0, 1, 2]);
+    assert_eq!(pair.endpoint(spec).ipv4.unwrap().octets(), [10, 0, 1, 2]);
     assert_eq!(vips(&pair), ["10.0.1.3", "10.0.2.2"]);
 }
 

@@ -154,7 +154,7 @@ fn an_admitted_overlap_is_with_networks_only() {
     );
     for network in [1, 2] {
         let spec = endpoint_spec(u32::from(network), network, "same");
-        assert_eq!(pair.endpoint(spec).ipv4.octets(), [10, 0, 1, 2]);
+        assert_eq!(pair.endpoint(spec).ipv4.unwrap().octets(), [10, 0, 1, 2]);
     }
     // One of the two holders gone, the other still counts.
     pair.done(Command::RemoveEndpoint { id: endpoint_id(1) });

@@ -181,7 +181,7 @@ fn a_node_leaves_with_its_endpoints_and_frees_what_they_held() {
         ipv4: Some([10, 0, 1, 2].into()),
         ..endpoint_spec(5, 1, "c1")
     });
-    assert_eq!(again.ipv4.octets(), [10, 0, 1, 2]);
+    assert_eq!(again.ipv4.unwrap().octets(), [10, 0, 1, 2]);
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Who must be assigned which address, by means that are slow and obvious.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
 
 use super::*;
-use crate::model::{NetworkId, NodeId, ServiceId, ServiceNetwork};
+use crate::model::{NetworkId, NodeId, ServiceId, ServiceNetwork, Subnet};
 
 /// Which address comes next, by lists of everything.
 #[derive(Default)]
 struct Addresses {
-    unused: Vec<Ipv4Addr>,
-    freed: Vec<Ipv4Addr>,
+    unused: Vec<IpAddr>,
+    freed: Vec<IpAddr>,
+    /// All that come by themselves.
+    assignable: BTreeSet<IpAddr>,
 }
 
 /// Follows the changes and says which address each row without wishes must have got.
@@ -23,25 +27,27 @@ pub(super) struct Oracle {
 impl Oracle {
     pub(super) fn check(&mut self, before: &View, command: &Command, changes: &[Change]) {
         if let Command::CreateEndpoint(spec) = command
-            && let Some(wanted) = spec.ipv4.filter(|_| !changes.is_empty())
+            && !changes.is_empty()
         {
             // Before that of a service that is made with it.
             let addresses = self.networks.get_mut(&spec.network).unwrap();
-            addresses.take(wanted);
+            let wanted = spec.ipv4.map(IpAddr::V4).into_iter();
+            for wanted in wanted.chain(spec.ipv6.map(IpAddr::V6)) {
+                addresses.take(wanted);
+            }
         }
         for change in changes {
             match change {
-                // One that is there goes on with its addresses.
-                Change::Network(network) if before.networks.contains_key(&network.id) => {}
+                // One that is there goes on with its addresses, and may get more.
                 Change::Network(network) => {
-                    let hosts = network.subnets.iter().flat_map(|subnet| {
-                        subnet.cidr.hosts().filter(|host| *host != subnet.gateway)
-                    });
-                    let addresses = Addresses {
-                        unused: hosts.collect(),
-                        freed: Vec::new(),
-                    };
-                    self.networks.insert(network.id, addresses);
+                    let known = before.networks.get(&network.id);
+                    let known = known.map_or(0, |known| known.subnets.len());
+                    let addresses = self.networks.entry(network.id).or_default();
+                    for subnet in &network.subnets[known..] {
+                        let further = assignable(network, subnet);
+                        addresses.unused.extend(&further);
+                        addresses.assignable.extend(further);
+                    }
                     if network.ingress {
                         self.ingress = Some(network.id);
                     }
@@ -52,15 +58,18 @@ impl Oracle {
                 }
                 Change::Endpoint(endpoint) => {
                     let addresses = self.networks.get_mut(&endpoint.network).unwrap();
-                    if matches!(command, Command::CreateEndpoint(spec) if spec.ipv4.is_none()) {
-                        addresses.assert_next(endpoint.ipv4);
+                    if let Command::CreateEndpoint(spec) = command {
+                        let v4 = endpoint.ipv4.filter(|_| spec.ipv4.is_none());
+                        let v6 = endpoint.ipv6.filter(|_| spec.ipv6.is_none());
+                        let assigned = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
+                        assigned.for_each(|address| addresses.assert_next(address));
                     }
-                    addresses.take(endpoint.ipv4);
+                    endpoint.addresses().for_each(|held| addresses.take(held));
                 }
                 Change::EndpointGone(id) => {
                     let endpoint = &before.endpoints[id];
                     let addresses = self.networks.get_mut(&endpoint.network).unwrap();
-                    addresses.freed.push(endpoint.ipv4);
+                    endpoint.addresses().for_each(|held| addresses.free(held));
                 }
                 Change::Node(node) => {
                     let waits = matches!(command, Command::SetNodeStatus(_));
@@ -82,12 +91,12 @@ impl Oracle {
         };
         let addresses = self.networks.get_mut(&ingress).unwrap();
         match (was, now) {
-            (Some(was), None) => addresses.freed.push(was),
+            (Some(was), None) => addresses.free(was.into()),
             (None, Some(now)) => {
-                addresses.assert_next(now);
-                addresses.take(now);
+                addresses.assert_next(now.into());
+                addresses.take(now.into());
             }
-            (None, None) => assert!(waits || addresses.next().is_none(), "left without"),
+            (None, None) => assert!(waits || addresses.next(false).is_none(), "left without"),
             (Some(was), Some(now)) => assert_eq!(was, now),
         }
     }
@@ -96,29 +105,51 @@ impl Oracle {
         let was = (before.services.get(&id)).map_or(&[][..], |service| &service.networks);
         for gone in was.iter().filter(|on| !now.contains(on)) {
             let addresses = self.networks.get_mut(&gone.network).unwrap();
-            addresses.freed.extend(gone.vip);
+            (gone.vip.into_iter()).for_each(|vip| addresses.free(vip.into()));
         }
         for new in now.iter().filter(|on| !was.contains(on)) {
             let addresses = self.networks.get_mut(&new.network).unwrap();
             if let Some(vip) = new.vip {
-                addresses.assert_next(vip);
-                addresses.take(vip);
+                addresses.assert_next(vip.into());
+                addresses.take(vip.into());
             }
         }
     }
 }
 
 impl Addresses {
-    fn next(&self) -> Option<Ipv4Addr> {
-        self.unused.first().or(self.freed.first()).copied()
+    fn next(&self, v6: bool) -> Option<IpAddr> {
+        let mut free = self.unused.iter().chain(&self.freed);
+        free.find(|address| address.is_ipv6() == v6).copied()
     }
 
-    fn assert_next(&self, assigned: Ipv4Addr) {
-        assert_eq!(Some(assigned), self.next());
+    fn assert_next(&self, assigned: IpAddr) {
+        assert_eq!(Some(assigned), self.next(assigned.is_ipv6()));
     }
 
-    fn take(&mut self, taken: Ipv4Addr) {
+    fn free(&mut self, address: IpAddr) {
+        if self.assignable.contains(&address) {
+            self.freed.push(address);
+        }
+    }
+
+    fn take(&mut self, taken: IpAddr) {
         self.unused.retain(|address| *address != taken);
         self.freed.retain(|address| *address != taken);
     }
+}
+
+/// Few enough to tell, of the smallest subnets and of the first of large ones.
+fn assignable(network: &Network, subnet: &Subnet) -> Vec<IpAddr> {
+    const MANY: usize = 300;
+    let hosts: Vec<IpAddr> = match subnet.cidr {
+        IpNet::V4(cidr) => cidr.hosts().map(IpAddr::V4).collect(),
+        IpNet::V6(cidr) => cidr.hosts().take(MANY).skip(1).map(IpAddr::V6).collect(),
+    };
+    let aux: Vec<&IpAddr> = network.aux_addresses.values().collect();
+    let range = subnet.range.unwrap_or(subnet.cidr);
+    let free = |host: &IpAddr| *host != subnet.gateway && !aux.contains(&host);
+    { hosts.into_iter() }
+        .filter(|host| range.contains(host) && free(host))
+        .collect()
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::oracle::Oracle;
 use super::*;
+use crate::command::SubnetSpec;
 use crate::model::{
-    BackendState, EndpointMode, NetworkId, NodeId, PublishMode, PublishedPort, Vni,
+    BackendState, EndpointMode, IpFamily, NetworkId, NodeId, PublishMode, PublishedPort, Vni,
 };
 
 /// A log: commands with request ids, some of which repeat.
@@ -35,12 +36,12 @@ fn replay(state: &mut State, log: &[Proposal]) -> Vec<(Outcome, Vec<Change>)> {
         .collect()
 }
 
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
 /// All subnets with the network that has them.
-fn subnets(view: &View) -> impl Iterator<Item = (NetworkId, Ipv4Net)> + '_ {
+fn subnets(view: &View) -> impl Iterator<Item = (NetworkId, IpNet)> + '_ {
     (view.networks.values()).flat_map(|network| {
         network
             .subnets
@@ -49,25 +50,34 @@ fn subnets(view: &View) -> impl Iterator<Item = (NetworkId, Ipv4Net)> + '_ {
     })
 }
 
-fn routes(view: &View) -> impl Iterator<Item = Ipv4Net> + '_ {
+fn routes(view: &View) -> impl Iterator<Item = IpNet> + '_ {
     (view.nodes.values())
         .flat_map(|node| &node.host_routes)
-        .filter_map(|route| match route {
-            IpNet::V4(v4) if v4.prefix_len() > 0 => Some(*v4),
-            _ => None,
-        })
+        .filter(|route| route.prefix_len() > 0)
+        .copied()
 }
 
 /// The subnet that a network without wishes gets, found by trying all.
-fn lowest_free_subnet(view: &View) -> Option<Ipv4Net> {
+fn lowest_free_subnet(view: &View) -> Option<IpNet> {
     let cluster = view.cluster.as_ref()?;
     let candidates =
         (cluster.pools.iter()).flat_map(|pool| pool.subnets(cluster.pool_mask_length).unwrap());
+    lowest_free(view, candidates.map(IpNet::V4))
+}
+
+/// As [`lowest_free_subnet`], of IPv6: of the first of the cluster's 65,536.
+fn lowest_free_subnet6(view: &View) -> Option<IpNet> {
+    let candidates = view.cluster.as_ref()?.ula_prefix().subnets(64).unwrap();
+    lowest_free(view, candidates.take(64).map(IpNet::V6))
+}
+
+fn lowest_free(view: &View, candidates: impl Iterator<Item = IpNet>) -> Option<IpNet> {
     let taken: Vec<_> = subnets(view)
         .map(|(_, cidr)| cidr)
         .chain(routes(view))
         .collect();
-    { candidates }.find(|candidate| !taken.iter().any(|taken| overlap(taken, candidate)))
+    let mut candidates = candidates;
+    candidates.find(|candidate| !taken.iter().any(|taken| overlap(taken, candidate)))
 }
 
 fn lowest_free_vni(view: &View) -> u32 {
@@ -171,11 +181,15 @@ fn assert_references_hold(view: &View) {
                 .find(|s| s.cidr.contains(&address))
                 .unwrap();
             let (first, last) = (subnet.cidr.network(), subnet.cidr.broadcast());
-            assert!(
-                ![subnet.gateway, first, last].contains(&address),
-                "{address}"
-            );
+            assert!(![subnet.gateway, first].contains(&address), "{address}");
+            assert!(address.is_ipv6() || address != last, "{address}");
+            assert!(network.aux_addresses.values().all(|aux| *aux != address));
         }
+    }
+    for endpoint in view.endpoints.values() {
+        let network = &view.networks[&endpoint.network];
+        assert_eq!(endpoint.ipv4.is_some(), network.has(IpFamily::V4));
+        assert_eq!(endpoint.ipv6.is_some(), network.has(IpFamily::V6));
     }
 }
 
@@ -225,6 +239,11 @@ fn assert_assigned_right(before: &View, command: &Command, outcome: &Outcome) {
             }
             if spec.subnets.is_empty() {
                 assert_eq!(Some(network.subnets[0].cidr), lowest_free_subnet(before));
+            }
+            let v6 = |spec: &SubnetSpec| spec.cidr.network().is_ipv6();
+            if spec.ipv6 && !spec.subnets.iter().any(v6) {
+                let last = network.subnets.last().map(|subnet| subnet.cidr);
+                assert_eq!(last, lowest_free_subnet6(before));
             }
             for subnet in &network.subnets {
                 assert!(!routes(before).any(|route| overlap(&route, &subnet.cidr)));

@@ -53,13 +53,19 @@ fn a_service_has_an_address_on_each_of_its_networks_and_gives_it_back() {
     let shop = pair.service(service_spec(1, &[1, 2], "shop"));
     assert_eq!(vips(&shop), ["10.0.1.3", "10.0.2.2"]);
     assert_eq!(shop.revision, pair.state.view().revision);
-    assert_eq!(pair.endpoint(endpoint_spec(2, 1, "c2")).ipv4.octets()[3], 4);
+    assert_eq!(
+        pair.endpoint(endpoint_spec(2, 1, "c2"))
+            .ipv4
+            .unwrap()
+            .octets()[3],
+        4
+    );
 
     pair.done(remove(1));
     assert!(pair.state.view().services.is_empty());
     let next: Vec<u8> = (3..6)
         .map(|number| pair.endpoint(endpoint_spec(number, 1, &format!("c{number}"))))
-        .map(|endpoint| endpoint.ipv4.octets()[3])
+        .map(|endpoint| endpoint.ipv4.unwrap().octets()[3])
         .collect();
     assert_eq!(next, [5, 6, 3]);
 }
@@ -72,7 +78,13 @@ fn the_name_of_a_dnsrr_service_stands_for_its_endpoints() {
         ..service_spec(1, &[1, 2], "shop")
     });
     assert_eq!(vips(&shop), ["none", "none"]);
-    assert_eq!(pair.endpoint(endpoint_spec(1, 1, "c1")).ipv4.octets()[3], 2);
+    assert_eq!(
+        pair.endpoint(endpoint_spec(1, 1, "c1"))
+            .ipv4
+            .unwrap()
+            .octets()[3],
+        2
+    );
     // An endpoint may have the name of a service.
     pair.endpoint(endpoint_spec(2, 1, "shop"));
 }
@@ -113,8 +125,8 @@ fn a_network_without_a_free_address_takes_no_service() {
     for number in 1..=5 {
         pair.service(service_spec(number, &[1], &format!("s{number}")));
     }
-    let full = "network web has no free address: 5 of 5 are used; detach endpoints, remove services, \
-                or create a network with a larger --subnet";
+    let full = "network web has no free IPv4 address: 5 of 5 are used; detach endpoints, remove \
+                services, or give it more with `weft network update --subnet-add CIDR web`";
     assert_eq!(
         pair.refused(create(service_spec(6, &[2, 1], "s6"))),
         (RefusalKind::Exhausted, full.to_owned())

@@ -148,7 +148,9 @@ fn last(heard: &Receiver<Heard>, at: usize, endpoint: &Endpoint, what: &str) -> 
             missing.insert((host, format!("{what} station {}", endpoint.mac)), ());
         } else {
             missing.insert((host, format!("{what} tunnel {}", endpoint.mac)), ());
-            missing.insert((host, format!("{what} neighbour {}", endpoint.ipv4)), ());
+            for address in endpoint.addresses() {
+                missing.insert((host, format!("{what} neighbour {address}")), ());
+            }
         }
     }
     let mut latest = 0;

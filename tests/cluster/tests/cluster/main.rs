@@ -36,6 +36,7 @@ mod t82_keys;
 mod t83_upsets;
 mod t84_ports;
 mod t85_drivers;
+mod t86_addresses;
 mod t90_dns;
 
 /// A name and what it claims.
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         t84_ports::CASES,
         t85_drivers::CASES,
         t90_dns::CASES,
+        t86_addresses::CASES,
     ];
     let trials = cases.into_iter().flatten().map(|(name, case)| {
         Trial::test(*name, move || {

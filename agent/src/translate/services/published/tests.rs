@@ -35,7 +35,8 @@ fn known(service: &Service, members: &[Endpoint]) -> Known {
         ingress: true,
         subnets: vec![Subnet {
             cidr: "10.0.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 0, 0, 254),
+            gateway: IpAddr::from([10, 0, 0, 254]),
+            range: None,
         }],
         ..network(0)
     };
