@@ -37,7 +37,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "WEFT_METRICS", hide_env = true,
           value_parser = crate::config::metrics_addr)]
     pub metrics: Option<SocketAddr>,
-    /// What carries encrypted networks: auto, kernel, userspace, userspace-vxlan, userspace-port
+    /// ESP by: auto, kernel, userspace[-vxlan|-port]
     /// [default: auto]
     #[arg(
         long,

@@ -48,7 +48,7 @@ pub struct LabUpArgs {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u8).range(1..=50))]
     pub hosts: u8,
-    /// How many of them are managers, 1-7; the others are workers
+    /// How many are managers, 1-7; the others are workers
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u8).range(1..=7))]
     pub managers: u8,
@@ -61,7 +61,7 @@ pub struct LabUpArgs {
     /// Keep the agents' state in DIR/h1, DIR/h2, .. instead of in memory
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// One more option of `weft agent`, on one host only with HOST= before it
+    /// Further option of `weft agent`; of one host with HOST=
     #[arg(
         long = "agent-arg",
         value_name = "[HOST=]OPTION",
@@ -80,7 +80,7 @@ pub struct LabDemoArgs {
     /// With an encrypted network
     #[arg(long)]
     pub encrypted: bool,
-    /// One more option of `weft agent`, as h1=--encryption=kernel; on every host without h1=
+    /// Further option of `weft agent`, as h1=--encryption=kernel
     #[arg(
         long = "agent-arg",
         value_name = "[HOST=]OPTION",
