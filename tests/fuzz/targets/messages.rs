@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use weft_encrypt::path::{PathSpec, Form, PathState};
+use weft_encrypt::path::{Form, PathSpec, PathState};
 use weft_encrypt::rotation::Status;
 use weft_encrypt::userspace::{HandedOver, HandedOverState, Userspace};
 
@@ -50,7 +50,9 @@ fn handed_over(message: &[u8]) {
         esp_port: 4500,
         inner_port: 4790,
         underlay_mtu: 1500,
-        peers: [([192, 0, 2, 2].into(), Default::default())].into(),        form: Form::Vxlan,        ports: Default::default(),
+        peers: [([192, 0, 2, 2].into(), Default::default())].into(),
+        form: Form::Vxlan,
+        ports: Default::default(),
     };
     let started = Userspace::start(spec, Some(HandedOver::new(state, Vec::new())));
     assert!(started.is_err());
