@@ -24,6 +24,8 @@ use super::{PATTERN, ping::End, underlay::HOST_IFNAME};
 const FRAME_MAX: usize = 1 << 17;
 /// Bytes of frames that wait to be read.
 const BUFFER: usize = 64 << 20;
+/// Most frames that are looked at after the end: more than can wait.
+const WAITING_MAX: usize = 1 << 20;
 /// How long nothing may come until it is looked whether that was enough.
 const WAIT: Duration = Duration::from_millis(10);
 /// So many bytes of [`PATTERN`] in a row are no accident.
@@ -58,11 +60,19 @@ pub(super) fn run() -> anyhow::Result<ExitCode> {
     let mut report = WatchReport::default();
     let mut frame = vec![0; FRAME_MAX];
     writeln!(io::stdout(), "ready")?;
-    while !end.reached(0) {
+    // After the end what waits is still looked at: all of it was on the wire before.
+    let (mut ended, mut left) = (false, WAITING_MAX);
+    while left > 0 {
+        if !ended && end.reached(0) {
+            ended = true;
+            socket.set_nonblocking(true)?;
+        }
+        left -= usize::from(ended);
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut frame) {
             Ok((length, Some(from))) if from.ifindex() == wire => {
                 report.take(frame.get(..length).unwrap_or_default());
             }
+            Err(Errno::EAGAIN) if ended => break,
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot look at the wire"),
         }
