@@ -273,7 +273,9 @@ fn subnets_that_overlap_or_cannot_be() -> Result<()> {
         ),
         ("10.9.0.0/33", 2, &["10.9.0.0/33", "10.0.1.0/24"]),
         ("10.9.0.0", 2, &["10.9.0.0", "10.0.1.0/24"]),
-        ("fd00::/64", 2, &["fd00::/64", "IPv4"]),
+        ("fe80:7::/64", 1, &["fe80::/10", "link-local"]),
+        ("ff05::/64", 1, &["ff00::/8", "multicast"]),
+        ("fd00::/126", 1, &["fd00::/126", "small"]),
         ("foo", 2, &["foo", "10.0.1.0/24"]),
         ("", 2, &["subnet"]),
     ];
@@ -301,7 +303,7 @@ fn subnets_that_overlap_or_cannot_be() -> Result<()> {
     table.push((&gateways[0], 2, &["10.8.0.1", "--subnet"]));
     table.push((&gateways[1], 1, &["10.9.0.0", "10.9.0.1 to 10.9.0.254"]));
     table.push((&gateways[2], 1, &["10.9.0.255", "10.9.0.1 to 10.9.0.254"]));
-    table.push((&gateways[3], 2, &["IPv4"]));
+    table.push((&gateways[3], 2, &["--gateway", "10.0.1.5 or fd00::5"]));
     let same: Vec<&str> = "network create n --subnet 10.9.0.0/24 --subnet 10.9.0.0/25"
         .split(' ')
         .collect();
@@ -386,7 +388,7 @@ fn exhausted(cluster: &Cluster) -> Result<()> {
     let table: &[Refused<'_>] = &[(
         &["attach", "tiny", "--netns", "/run/netns/blue"],
         1,
-        &["tiny", "no free address", "--subnet"],
+        &["tiny", "no free IPv4 address", "--subnet"],
     )];
     all_refused(cluster, 2, 1, table)
 }
