@@ -73,7 +73,7 @@ pub(super) fn sealed(hosts: &[Host], endpoints: &[Endpoint]) -> Checked<()> {
         let sealed = seen.udp.get(&ESP).copied().unwrap_or(0);
         check(sealed > 0, || format!("no ESP on the wire: {:?}", seen.udp))?;
         check(seen.clear == 0, || {
-            format!("{} frames in clear on the wire", seen.clear)
+            format!("{} frames in clear on the wire: {:?}", seen.clear, seen.udp)
         })?;
         esp += sealed;
     }
