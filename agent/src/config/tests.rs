@@ -89,7 +89,7 @@ fn every_key_is_read() {
         election-max = "600ms"
         detection = "2s"
         [encryption]
-        path = "userspace"
+        path = "userspace-port"
         rekey = "2s"
         "#,
     );
@@ -110,7 +110,7 @@ fn every_key_is_read() {
             detection: millis(2000),
         },
         encryption: Encryption {
-            path: EncryptionPath::Userspace,
+            path: EncryptionPath::UserspacePort,
             rekey: millis(2000),
         },
     };
@@ -146,6 +146,16 @@ fn values_that_do_not_go_together_are_refused() {
     assert!(refused("data-dir = '/x'\nrun-dir = '/x'").contains("outlives a reboot"));
     assert!(refused("node-name = 'a b'").contains("not a node name"));
     assert!(refused("resync = '0ms'").contains("100ms at least"));
+    let refusal = refused("[encryption]\nrekey = '500ms'");
+    assert!(
+        refusal.contains("500ms") && refusal.contains("1s and 24h"),
+        "{refusal}"
+    );
+    let refusal = refused("[encryption]\npath = 'user'");
+    assert!(
+        refusal.contains("`user`") && refusal.contains("userspace-port"),
+        "{refusal}"
+    );
     assert!(refused("[timing]\nelection-min = '60ms'").contains("twice timing.heartbeat"));
     assert!(refused("[timing]\nelection-max = '100ms'").contains("longer than"));
     assert!(refused("[timing]\ndetection = '200ms'").contains("timing.detection"));

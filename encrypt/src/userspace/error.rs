@@ -19,10 +19,8 @@ pub enum StartError {
         /// By the kernel.
         source: io::Error,
     },
-    /// Super-packets of UDP tunnels do not pass.
-    #[error(
-        "super-packets of udp tunnels do not pass taps of this kernel (Linux 6.17 and later): {0}"
-    )]
+    /// The TAP is none that super-packets of UDP tunnels pass.
+    #[error("packets of vxlan devices cannot be taken from a tap: {0}")]
     Probe(String),
     /// No device can be a port of a bridge.
     #[error("devices for bridges of encrypted networks cannot be made: {0}")]

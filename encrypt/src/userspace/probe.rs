@@ -60,8 +60,7 @@ pub fn probe_form() -> Result<Form, String> {
     match probe_port() {
         Ok(_) => Ok(Form::Port),
         Err(ports) => Err(format!(
-            "no super-packets of udp tunnels pass a tap: {tunnels}; nor is there a tap for bridges: \
-             {ports}"
+            "packets of vxlan devices cannot be taken from a tap: {tunnels}; nor frames of bridges: {ports}"
         )),
     }
 }
@@ -105,7 +104,10 @@ pub(super) fn probe() -> Result<(), String> {
             }
         }
     }
-    Err(format!("none arrived within {PATIENCE:?}"))
+    Err(format!(
+        "no super-packet of a udp tunnel passed one within {PATIENCE:?}, as they do from Linux \
+         6.17 on; form port needs none"
+    ))
 }
 
 /// Joins the TAPs.
