@@ -29,8 +29,6 @@ pub(super) struct Drift {
     netns_dir: PathBuf,
     monitor: DriftMonitor,
     drifted: Drifted,
-    /// The agent's own changes come in passes; what was heard since the last one is not one of them.
-    listening: bool,
 }
 
 impl Drift {
@@ -40,7 +38,6 @@ impl Drift {
             netns_dir: netns_dir.to_owned(),
             monitor: DriftMonitor::default(),
             drifted: Drifted::default(),
-            listening: false,
         }
     }
 
@@ -63,10 +60,10 @@ impl Drift {
         std::mem::take(&mut self.drifted)
     }
 
-    /// After a pass: its own changes are no news. `changed` says whether there may be other places.
+    /// After a pass: its own changes are no news. `changed` says whether there may be other places, as after
+    /// the first of all passes.
     pub(super) fn settled(&mut self, view: &View, node: NodeId, changed: bool) {
-        if changed || !self.listening {
-            self.listening = true;
+        if changed {
             self.monitor.watch(&self.places(view, node));
         }
         self.monitor.forget();
@@ -74,7 +71,6 @@ impl Drift {
 
     /// There is nothing of weft's any more.
     pub(super) fn stop(&mut self) {
-        self.listening = false;
         self.monitor.watch(&BTreeMap::new());
     }
 

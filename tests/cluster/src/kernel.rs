@@ -1,6 +1,6 @@
 //! What the kernel of a host says, read by iproute2 and not by weft.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -100,6 +100,16 @@ pub fn flowing(cluster: &Cluster, host: usize, network: &str) -> Result<()> {
     crate::eventually(&format!("packets of {network} flow"), || {
         let now = sent()?;
         anyhow::ensure!(now > before + 2, "{before} and then {now}");
+        Ok(())
+    })
+}
+
+/// Waits until the interface `eth0` of a container of a host has this MTU, bytes.
+pub fn until_mtu(cluster: &Cluster, host: usize, endpoint: &str, wanted: u64) -> Result<()> {
+    crate::eventually(&format!("MTU of {endpoint} is {wanted}"), || {
+        let show = format!("exec {endpoint} -- ip -j link show dev eth0");
+        let link: Value = serde_json::from_str(&cluster.weft(host, &show)?)?;
+        ensure!(link[0]["mtu"] == wanted, "{link}");
         Ok(())
     })
 }

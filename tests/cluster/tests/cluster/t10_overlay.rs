@@ -502,14 +502,7 @@ fn the_mtu_follows_the_underlay() -> Result<()> {
     cluster.container(1, "web", "a")?;
     let second = cluster.container(2, "web", "b")?;
     cluster.container(1, "fixed", "f")?;
-    let mtu = |endpoint: &str, wanted: u64| {
-        eventually(&format!("MTU of {endpoint} is {wanted}"), || {
-            let text = cluster.weft(1, &format!("exec {endpoint} -- ip -j link show dev eth0"))?;
-            let link: Value = serde_json::from_str(&text)?;
-            ensure!(link[0]["mtu"] == wanted, "{link}");
-            Ok(())
-        })
-    };
+    let mtu = |endpoint: &str, wanted: u64| kernel::until_mtu(&cluster, 1, endpoint, wanted);
     mtu("a.web", 1450)?;
     mtu("f.fixed", 1300)?;
     cluster.sh(2, &["ip", "link", "set", "eth0", "mtu", "1400"])?;

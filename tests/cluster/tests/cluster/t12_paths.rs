@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use weft_agent::lab::PingSpec;
 use weft_cluster_tests::cluster::Cluster;
-use weft_cluster_tests::eventually;
+use weft_cluster_tests::kernel;
 
 use crate::Case;
 
@@ -28,14 +28,7 @@ fn networks_fit_the_path() -> Result<()> {
     cluster.container(2, "secret", "s2")?;
     cluster.container(1, "other", "c")?;
     cluster.container(3, "other", "d")?;
-    let mtu = |endpoint: &str, wanted: u64| {
-        eventually(&format!("MTU of {endpoint} is {wanted}"), || {
-            let text = cluster.weft(1, &format!("exec {endpoint} -- ip -j link show dev eth0"))?;
-            let link: Value = serde_json::from_str(&text)?;
-            ensure!(link[0]["mtu"] == wanted, "{link}");
-            Ok(())
-        })
-    };
+    let mtu = |endpoint: &str, wanted: u64| kernel::until_mtu(&cluster, 1, endpoint, wanted);
     mtu("a.web", 1450)?;
     mtu("s1.secret", 1408)?;
     swallow(&cluster)?;
